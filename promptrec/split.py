@@ -100,7 +100,7 @@ def leave_one_out(ds: Dataset) -> Split:
     "Last item of each user for test, the one before for validation; raises if a user has fewer than three."
     n = np.diff(ds.offsets)
     if n.min() < 3:
-        raise PromptrecError(f"{ds.name}: user {ds.users[n.argmin()]!r} has {n.min()} interactions; leave-one-out needs three: "
+        raise PromptrecError(f"{ds.name}: user {ds.users[n.argmin()]} has {n.min()} interactions; leave-one-out needs three: "
                              "apply keep_users first.")
     last = ds.offsets[1:] - 1
     return Split(ds, "leave-one-out", n - 2, last - 1, last)
