@@ -72,7 +72,8 @@ def seed_everything(seed: int) -> None:
 # %% ../nbs/00_core.ipynb #c016
 def ragged_arange(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
     "The ranges `start[i] .. stop[i]-1` end to end, as one int64 array of length `(stop - start).sum()`."
-    start, n = np.asarray(start, np.int64), np.asarray(stop, np.int64) - start
+    start, stop = np.asarray(start, np.int64), np.asarray(stop, np.int64)
+    n = stop - start
     first = np.cumsum(n) - n
     return np.arange(n.sum()) + np.repeat(start - first, n)
 
