@@ -32,13 +32,22 @@ def check_name(kind: str, name: str, known) -> str:
     raise PromptrecError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
 
 # %% ../nbs/00_core.ipynb #c009
+def _alive(pid: int) -> bool:
+    "Whether a process with this number runs."
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except PermissionError: pass
+    return True
+
 @contextmanager
 def atomic_path(path):
-    "Yield a temporary `Path` beside `path`; on success it takes the name `path`, on any failure it is removed."
+    "Yield a temporary `Path` beside `path`; on success it takes the name `path`, on any failure it is removed, and so is what a killed process left."
     path = Path(path)
     try: path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise PromptrecError(f"Cannot write in {path.parent}: {e.strerror}. Choose another folder.") from e
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        if not _alive(int(left.suffixes[-2][1:])): left.unlink(missing_ok=True)
     try:
         yield tmp
         with open(tmp, "rb+") as f: os.fsync(f.fileno())

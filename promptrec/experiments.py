@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LARGE', 'DATASETS', 'MODELS', 'PRESETS', 'load_dataset', 'Model', 'pick_preset', 'Run', 'known_parameters',
            'configure', 'notebook_parameters', 'Prepared', 'prepare', 'Result', 'check_writable', 'validation',
-           'execute', 'describe_run']
+           'execute', 'describe_run', 'from_words']
 
 # %% ../nbs/71_experiments.ipynb #c002
-import json, time
+import json, sys, time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Callable, get_type_hints
@@ -22,7 +22,7 @@ from .candidates import Candidates, popularity_candidates
 from .core import Dataset, PromptrecError, atomic_path, check_name, describe_device, seed_everything, sha256
 from .data.movielens import read_movielens
 from .evaluate import evaluate, metrics
-from .fit import Loop, LoopSettings
+from .fit import Loop, LoopSettings, pick_precision
 from .mibert import ABLATIONS, MiBert, MiBertSettings
 from .records import git_state, package_versions, peak_memory_mb, read_record, record_name, write_record
 from .recommender import Recommender
@@ -50,11 +50,11 @@ MODELS = {"popularity": Model(lambda ds, settings, data_dir: Popularity(ds)),
           **{name: Model(MiBert, replace(MiBertSettings(), **off)) for name, off in ABLATIONS.items()}}
 
 # %% ../nbs/71_experiments.ipynb #c011
+_CLOZE = {"cloze": 0.5, "lr": 5e-4, "title_lr": 1e-3, "schedule": "linear", "warmup": 0.05}
 PRESETS = {
     "paper": {"epochs": 20},
-    "quick": {"layers": 2, "max_tokens": 128, "cloze": 0.25, "title_lr": 3e-3, "lr": 5e-4, "batch_size": 32, "epochs": 3,
-              "schedule": "cosine", "warmup": 0.05},
-    "tiny": {"layers": 1, "max_tokens": 64, "windows": 1, "cloze": 0.25, "title_lr": 3e-3, "lr": 5e-4, "batch_size": 64, "epochs": 1}}
+    "quick": {**_CLOZE, "layers": 2, "max_tokens": 128, "batch_size": 32, "epochs": 2},
+    "tiny": {**_CLOZE, "layers": 1, "max_tokens": 64, "windows": 1, "batch_size": 64, "epochs": 1}}
 
 def pick_preset(name: str) -> str:
     "`name`, or for 'auto': 'paper' where there is a GPU, 'quick' where there is none."
@@ -114,7 +114,8 @@ def configure(**given) -> Run:
     if MODELS[model].settings is None: return run
     values = PRESETS[preset] | {k: v for k, v in given.items() if k not in _FREE}
     fill = lambda part: replace(part, **{k: _typed(k, v, get_type_hints(type(part))[k]) for k, v in values.items() if hasattr(part, k)})
-    return replace(run, settings=fill(MODELS[model].settings), loop=fill(LoopSettings(seed=run.seed)))
+    loop = fill(LoopSettings(seed=run.seed))
+    return replace(run, settings=fill(MODELS[model].settings), loop=replace(loop, precision=pick_precision(loop.precision)))
 
 # %% ../nbs/71_experiments.ipynb #c019
 def notebook_parameters(variables: dict) -> dict:
@@ -187,3 +188,22 @@ def describe_run(run: Run, data: Prepared, model: Recommender, curves: pd.DataFr
             "seconds_per_epoch": curves["seconds"].tolist() if len(curves) else [], "peak_memory_mb": peak_memory_mb(),
             "parameters": _weights(model), "curves": curves.to_dict("records"),
             "metrics": {"test": {kind: bootstrap(ranks[kind].to_numpy()) for kind in ("sampled", "full")}}}
+
+# %% ../nbs/71_experiments.ipynb #c032
+def from_words(words: list[str]) -> dict:
+    "Parameters from `name=value` words; values are read as JSON where they are that (numbers, true, null), else as text."
+    given = {}
+    for w in words:
+        name, sign, value = w.partition("=")
+        if not sign: raise PromptrecError(f"{w!r} is not name=value.")
+        try: given[name] = json.loads(value)
+        except ValueError: given[name] = value
+    return given
+
+# %% ../nbs/71_experiments.ipynb #c034
+#| eval: false
+if __name__ == "__main__":
+    try:
+        run = configure(**from_words(sys.argv[1:]))
+        print(execute(run, prepare(run), progress=True).path)
+    except PromptrecError as e: sys.exit(f"Error: {e}")

@@ -17,6 +17,7 @@ class Fusion(nn.Module):
         self.T, self.lam = T, lam
         self.mlp = nn.Sequential(nn.Linear(n*d, d), nn.GELU(), nn.Linear(d, n))
         self.norm = nn.LayerNorm(d)
+        nn.init.constant_(self.norm.weight, 0.5)
 
     def forward(self, branches: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         "Branches, `n` times [P, d], the main one first, to `(output [P, d], alpha [P, n])`."

@@ -9,11 +9,16 @@ __all__ = ['expert', 'MixtureOfExperts']
 import torch
 from torch import nn
 
-# %% ../nbs/30_moe.ipynb #c004
-def expert(d: int) -> nn.Module:
-    "A two-layer feed-forward network of width `d` (paper A, section 3.2)."
-    return nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d))
+# %% ../nbs/30_moe.ipynb #c005
+def expert(d: int, noise: float = 0.02) -> nn.Module:
+    "A two-layer feed-forward network of width `d` that begins near the identity (paper A, section 3.2)."
+    f = nn.Sequential(nn.Linear(d, d), nn.Tanh(), nn.Linear(d, d))
+    for layer, scale in ((f[0], 0.5), (f[2], 2.0)):
+        with torch.no_grad(): layer.weight.normal_(std=noise).add_(scale*torch.eye(d))
+        nn.init.zeros_(layer.bias)
+    return f
 
+# %% ../nbs/30_moe.ipynb #c009
 class MixtureOfExperts(nn.Module):
     "Per-prompt routing to the `k` best of `n_experts` experts; only those run (paper A, section 3.2)."
     def __init__(self, d: int, n_experts: int = 4, k: int = 2):

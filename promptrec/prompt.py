@@ -30,12 +30,14 @@ def prompt_text(domain: Domain, titles, genres, ratings) -> str:
 @dataclass
 class Prompts:
     """B prompts end to end: `tokens` int32 [n] with prompt b at `offsets[b]:offsets[b+1]`. At `title_at` [t] stand titles,
-    of items `title` [t] (the token there is a placeholder). `ask_at` [B]: where each prompt asks, its last [MASK]."""
+    of items `title` [t] (the token there is a placeholder). `ask_at` [B + h]: where titles are asked for, first each prompt's last
+    [MASK], then the `hidden` [h] titles of its history."""
     tokens: np.ndarray
     offsets: np.ndarray
     title_at: np.ndarray
     title: np.ndarray
     ask_at: np.ndarray
+    hidden: np.ndarray
 
     def __len__(self) -> int: return len(self.offsets) - 1
 
@@ -51,7 +53,7 @@ class PromptEncoder:
         tail = words(f" Then, the user {d.verb} {tokenizer.mask_token}.") + [tokenizer.sep_token_id]
         self.tail, self.ask = np.array(tail, np.int32), tail.index(self.mask_id)
         self.ratings = np.unique(ds.rating[~np.isnan(ds.rating)])
-        genres = {g: i for i, g in enumerate(dict.fromkeys(ds.items["genres"]))}
+        genres = {g: i for i, g in enumerate(dict.fromkeys([(), *ds.items["genres"]]))}
         self.genre = ds.items["genres"].map(genres).to_numpy()
         rights = tokenizer([clauses(g, r) for g in genres for r in (*self.ratings, np.nan)], add_special_tokens=False)["input_ids"]
         self.right_at = offsets_of([len(r) for r in rights])
@@ -87,9 +89,11 @@ def _place(tokens, at, piece):
     "Write the same `piece` at each position of `at`."
     tokens[at[:, None] + np.arange(len(piece))] = piece
 
-def encode(enc: PromptEncoder, h: Histories) -> Prompts:
-    "The prompts of histories that already fit the budget (`cut`), as flat token ids."
-    kind = enc.kinds(h)
+def encode(enc: PromptEncoder, h: Histories, hide: np.ndarray = None) -> Prompts:
+    """The prompts of histories that already fit the budget (`cut`), as flat token ids. Where `hide` [n] is true, the statement is
+    "The user {verb} [MASK].", and its title is asked for too."""
+    kind, hide = enc.kinds(h), np.zeros(len(h.item), bool) if hide is None else hide
+    kind[hide] = len(enc.ratings)
     right_n = np.diff(enc.right_at)[kind]
     statement = offsets_of(len(enc.left) + right_n)
     body = statement[h.offsets]
@@ -103,7 +107,8 @@ def encode(enc: PromptEncoder, h: Histories) -> Prompts:
     _place(tokens, at, enc.left)
     right = at + len(enc.left)
     tokens[ragged_arange(right, right + right_n)] = enc.right[ragged_arange(enc.right_at[kind], enc.right_at[kind + 1])]
-    return Prompts(tokens, offsets, right - 1, h.item, offsets[1:] - len(enc.tail) + enc.ask)
+    title, ask = right - 1, offsets[1:] - len(enc.tail) + enc.ask
+    return Prompts(tokens, offsets, title[~hide], h.item[~hide], np.concatenate([ask, title[hide]]), h.item[hide])
 
 def cut(enc: PromptEncoder, h: Histories) -> Histories:
     "The most recent part of each history whose prompt fits `enc.max_tokens`."
@@ -111,7 +116,7 @@ def cut(enc: PromptEncoder, h: Histories) -> Histories:
     rows = ragged_arange(start, h.offsets[1:])
     return Histories(h.item[rows], h.rating[rows], offsets_of(h.offsets[1:] - start))
 
-# %% ../nbs/20_prompt.ipynb #c022
+# %% ../nbs/20_prompt.ipynb #c024
 def window_rows(split: Split, M: int = 8, s: int = 2) -> np.ndarray:
     "Rows of the training targets, user by user, latest first: int64 [n]. `M=None` sets no bound. Users with fewer than two training items have none."
     N = split.train_end
@@ -120,15 +125,15 @@ def window_rows(split: Split, M: int = 8, s: int = 2) -> np.ndarray:
     j = ragged_arange(0*J, J)
     return np.repeat(split.dataset.offsets[:-1] + N - 1, J) - j*s
 
-# %% ../nbs/20_prompt.ipynb #c025
+# %% ../nbs/20_prompt.ipynb #c027
 def window_starts(enc: PromptEncoder, ds: Dataset, stop: np.ndarray) -> np.ndarray:
     "First row of the history that fits the budget, for prompts that ask for rows `stop`: int64 [n]."
     lengths = enc.statement_lengths(Histories(ds.item, ds.rating, ds.offsets))
     return first_kept(lengths, ds.offsets[ds.user[stop]], stop, enc.budget)
 
-# %% ../nbs/20_prompt.ipynb #c030
+# %% ../nbs/20_prompt.ipynb #c032
 def pad(p: Prompts, pad_id: int, length: int = None) -> dict:
-    """Tensors `input_ids` [B, L], `attention_mask` [B, L] (bool), and flat positions `title_at` [t] with `title` [t], `ask_at` [B].
+    """Tensors `input_ids` [B, L], `attention_mask` [B, L] (bool), `title` [t] and flat positions `title_at` [t], `ask_at` [B + h].
     L is the longest prompt's, or `length`."""
     n = np.diff(p.offsets)
     L = length or int(n.max())

@@ -24,12 +24,16 @@ def mean_of_words(titles, tokenizer, words: torch.Tensor) -> torch.Tensor:
 
 # %% ../nbs/21_titles.ipynb #c005
 class TitleTable(nn.Module):
-    "Title embeddings [V, d] for reading titles and, tied, for naming them; `bias` [V] starts at zero."
+    "Title embeddings [V, d] for reading titles and, tied, for naming them, with a `bias` [V]."
     def __init__(self, start: torch.Tensor):
         super().__init__()
         self.weight = nn.Parameter(start.clone())
         self.bias = nn.Parameter(torch.zeros(len(start)))
 
     def forward(self, item: torch.Tensor) -> torch.Tensor: "Embeddings of `item` [...] as [..., d]."; return F.embedding(item, self.weight)
+
+    def start_bias(self, popularity: np.ndarray) -> None:
+        "Begin with the logarithm of how often each title occurs in training [V], so that the network need not learn it."
+        with torch.no_grad(): self.bias.copy_(torch.from_numpy(np.log1p(popularity)))
 
     def logits(self, h: torch.Tensor) -> torch.Tensor: "Scores of all titles [n, V] for states `h` [n, d]."; return F.linear(h, self.weight, self.bias)

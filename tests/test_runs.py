@@ -82,6 +82,7 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_metrics(finished, tmp_p
     assert process.wait(600) == 0, process.stdout.read()
     record, = records(tmp_path)
     assert record["metrics"] == by_model["mibert"]["metrics"]
+    assert not list(tmp_path.rglob("*.tmp"))
     drop = lambda r: [{k: v for k, v in row.items() if k != "seconds"} for row in r["curves"]]
     assert drop(record) == drop(by_model["mibert"])
 
