@@ -53,7 +53,7 @@ MODELS = {"popularity": Model(lambda ds, settings, data_dir: Popularity(ds)),
 _CLOZE = {"cloze": 0.5, "lr": 5e-4, "title_lr": 1e-3, "schedule": "linear", "warmup": 0.05}
 PRESETS = {
     "paper": {"epochs": 20},
-    "quick": {**_CLOZE, "layers": 2, "max_tokens": 128, "batch_size": 32, "epochs": 2},
+    "quick": {**_CLOZE, "layers": 1, "max_tokens": 128, "batch_size": 32, "epochs": 3},
     "tiny": {**_CLOZE, "layers": 1, "max_tokens": 64, "windows": 1, "batch_size": 64, "epochs": 1}}
 
 def pick_preset(name: str) -> str:
@@ -202,7 +202,7 @@ def from_words(words: list[str]) -> dict:
 
 # %% ../nbs/71_experiments.ipynb #c034
 #| eval: false
-if __name__ == "__main__":
+if __name__ == "__main__" and "__file__" in globals():  # a notebook has no file
     try:
         run = configure(**from_words(sys.argv[1:]))
         print(execute(run, prepare(run), progress=True).path)

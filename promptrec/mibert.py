@@ -42,7 +42,7 @@ class MiBertSettings:
     long: bool = True
     experts: int = 4
     top_k: int = 2
-    beta: float = 0.1
+    beta: float = 0.01
     tau: float = 10.0
     window: int = 16
     neighbours: int = 64
