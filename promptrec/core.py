@@ -77,6 +77,7 @@ def seed_everything(seed: int) -> None:
     "Seed torch on every device, and ask it for deterministic algorithms where it has them."
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time; no result reads such memory
 
 # %% ../nbs/00_core.ipynb #c016
 def ragged_arange(start: np.ndarray, stop: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from .data.movielens import read_movielens
 from .evaluate import evaluate, metrics
 from .fit import Loop, LoopSettings, pick_precision
 from .mibert import ABLATIONS, MiBert, MiBertSettings
-from .records import git_state, package_versions, peak_memory_mb, read_record, record_name, write_record
+from .records import git_state, package_versions, peak_memory_mb, read_record, reset_peak_memory, write_record, record_name
 from .recommender import Recommender
 from .split import Split, keep_rating, keep_users, leave_one_out
 from .stats import bootstrap
@@ -167,6 +167,7 @@ def _weights(model: Recommender) -> dict:
 def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
     "Fit, judge on the test part, and write record, ranks and weights under `run.out_dir`."
     check_writable(run.out_dir)
+    reset_peak_memory()
     started = time.perf_counter()
     seed_everything(run.seed)
     model = MODELS[run.model].build(data.dataset, run.settings, run.data_dir)

@@ -153,7 +153,8 @@ class Loop:
         s, plan = self.settings, batches.plan(state.epoch)
         started = time.perf_counter() - state.seconds
         wrapped.train()
-        bar = tqdm(total=len(plan), initial=state.step, desc=f"epoch {state.epoch + 1}/{s.epochs}", disable=not self.progress or not acc.is_main_process)
+        bar = tqdm(total=len(plan), initial=state.step, desc=f"epoch {state.epoch + 1}/{s.epochs}", mininterval=5.0,
+                   disable=not self.progress or not acc.is_main_process)
         for step in range(state.step, len(plan)):
             if len(plan[step]) < acc.num_processes: continue
             which = plan[step][acc.process_index::acc.num_processes]
