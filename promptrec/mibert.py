@@ -25,6 +25,7 @@ from .fusion import Fusion
 from .interests import ShortTerm, long_term
 from .moe import MixtureOfExperts
 from .prompt import PromptEncoder, cut, encode, pad, window_rows, window_starts
+from .recommender import Recommender
 from .split import Histories, Split, histories_at
 from .titles import TitleTable, mean_of_words
 
@@ -141,7 +142,7 @@ class WindowBatches:
         return pad(prompts, self.enc.pad_id) | {"target": torch.from_numpy(target), "user": torch.from_numpy(self.ds.user[stop].astype(np.int64))}
 
 # %% ../nbs/34_mibert.ipynb #c011
-class MiBert:
+class MiBert(Recommender):
     "Paper A's model behind the `Recommender` protocol; `settings` says which variant."
     def __init__(self, dataset: Dataset, settings: MiBertSettings = MiBertSettings(), data_dir=None, pretrained: bool = True):
         s = settings

@@ -35,6 +35,10 @@ class Recommender(Protocol):
 
     def load(self, folder: Path) -> None: "Read back what `save` wrote."; ...
 
+    def recommend(self, titles, ratings=None, k: int = 10) -> pd.DataFrame:
+        "The `k` best items for a history of titles; see the function `recommend`."
+        return recommend(self, titles, ratings, k)
+
 # %% ../nbs/12_recommender.ipynb #c006
 def find_items(ds: Dataset, titles) -> np.ndarray:
     "Item numbers of `titles` [n] (the first where two items share a title); unknown ones raise, with the nearest known titles."

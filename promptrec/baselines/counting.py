@@ -13,10 +13,11 @@ import pandas as pd
 from safetensors.numpy import load_file, save_file
 
 from ..core import Dataset, PromptrecError, atomic_path
+from ..recommender import Recommender
 from ..split import Histories, Split
 
 # %% ../../nbs/50_baselines.counting.ipynb #c005
-class Popularity:
+class Popularity(Recommender):
     "Scores an item by its count in training; the same for every user."
     def __init__(self, dataset: Dataset): self.dataset, self.counts = dataset, None
 
