@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from .core import PromptrecError
-from .data.fetch import SOURCES, at_hand, locate
+from .data.fetch import SOURCES, locate
 
 # %% ../nbs/22_backbone.ipynb #c004
 def backbone_path(name: str, data_dir=None) -> str:

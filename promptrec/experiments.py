@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Callable, get_type_hints
 
-import numpy as np
 import pandas as pd
 import torch
 

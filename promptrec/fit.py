@@ -9,7 +9,7 @@ __all__ = ['SCHEDULES', 'PRECISIONS', 'bucketed', 'Batches', 'LoopSettings', 'Lo
 # %% ../nbs/60_fit.ipynb #c002
 import math, signal, threading, time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Protocol
 

@@ -144,7 +144,7 @@ class WindowBatches:
 # %% ../nbs/34_mibert.ipynb #c011
 class MiBert(Recommender):
     "Paper A's model behind the `Recommender` protocol; `settings` says which variant."
-    def __init__(self, dataset: Dataset, settings: MiBertSettings = MiBertSettings(), data_dir=None, pretrained: bool = True):
+    def __init__(self, dataset: Dataset, settings: MiBertSettings = MiBertSettings(), data_dir=None):
         s = settings
         self.dataset, self.settings = dataset, s
         self.tokenizer = load_tokenizer(s.backbone, data_dir)

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 
-from .core import Dataset, PromptrecError, offsets_of
+from .core import Dataset, PromptrecError
 from .split import Histories, Split
 
 # %% ../nbs/12_recommender.ipynb #c004

@@ -6,15 +6,11 @@
 __all__ = ['with_interval', 'result_table', 'plot_curves', 'plot_shares', 'plot_models', 'show_users']
 
 # %% ../nbs/72_report.ipynb #c002
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .core import Dataset
 from .recommender import Recommender, recommend
-from .records import read_record
 from .split import Split
 
 # %% ../nbs/72_report.ipynb #c005

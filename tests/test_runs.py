@@ -1,5 +1,5 @@
 """Whole runs: from a command to a record; wrong parameters; kills, full disks and resuming."""
-import json, os, signal, subprocess, sys, time
+import signal, subprocess, sys, time
 from pathlib import Path
 
 import nbformat, pandas as pd, pytest
