@@ -47,11 +47,11 @@ def _scores(model: Recommender, histories: Histories, candidates: np.ndarray = N
     if scores.shape != wanted: raise PromptrecError(f"{type(model).__name__}.score gave {scores.shape}, expected {wanted}.")
     return scores
 
-def _full_ranks(scores: np.ndarray, histories: Histories, target: np.ndarray) -> np.ndarray:
-    "Ranks [B] of the targets among all items but those of the histories, from scores [B, V]."
+def _full_ranks(scores: np.ndarray, past: Histories, target: np.ndarray) -> np.ndarray:
+    "Ranks [B] of the targets among all items but those touched before, from scores [B, V]."
     rows, scores = np.arange(len(target)), scores.copy()
     kept = scores[rows, target]
-    scores[np.repeat(rows, histories.lengths), histories.item] = -np.inf
+    scores[np.repeat(rows, past.lengths), past.item] = -np.inf
     scores[rows, target] = kept
     return ranks_of(scores, target)
 
@@ -66,16 +66,16 @@ def evaluate(
     full: bool = True,              # rank over the whole catalogue too
 ) -> pd.DataFrame:
     "Ranks of the targets, one row each in the order of `split.rows(part)`: columns user, sampled, full (as far as asked for)."
-    target, histories = split.targets(part), split.histories(part)
+    target, past, users = split.targets(part), split.past(part), split.users(part)
     if candidates is None and not full: raise PromptrecError("Nothing to evaluate: give candidates, or full=True.")
     if candidates is not None and not np.array_equal(candidates.items[:, 0], target):
         raise PromptrecError(f"Candidates {candidates.name!r} are not those of {split.dataset.name}, {part}: draw them for this split and part.")
     out, step = [], max(1, CELLS//split.dataset.n_items)
     for a in range(0, len(target), step):
         b = slice(a, a + step)
-        h, items, ranks = histories[b], None if candidates is None else candidates.items[b], {}
-        scores = _scores(model, h, None if full else items)
+        seen, items, ranks = past[b], None if candidates is None else candidates.items[b], {}
+        scores = _scores(model, seen if split.longest is None else seen.last(split.longest), None if full else items)
         if items is not None: ranks["sampled"] = ranks_of(np.take_along_axis(scores, items, 1) if full else scores)
-        if full: ranks["full"] = _full_ranks(scores, h, target[b])
-        out.append(pd.DataFrame({"user": split.users(part)[b]} | ranks))
+        if full: ranks["full"] = _full_ranks(scores, seen, target[b])
+        out.append(pd.DataFrame({"user": users[b]} | ranks))
     return pd.concat(out, ignore_index=True)

@@ -126,12 +126,15 @@ def window_rows(split: Split, M: int = 8, s: int = 2) -> np.ndarray:
     return np.repeat(split.dataset.offsets[:-1] + N - 1, J) - j*s
 
 # %% ../nbs/20_prompt.ipynb #c027
-def window_starts(enc: PromptEncoder, ds: Dataset, stop: np.ndarray) -> np.ndarray:
-    "First row of the history that fits the budget, for prompts that ask for rows `stop`: int64 [n]."
+def window_starts(enc: PromptEncoder, split: Split, stop: np.ndarray) -> np.ndarray:
+    "First row of the history that fits the budget (and `split.longest`), for prompts that ask for rows `stop`: int64 [n]."
+    ds = split.dataset
     lengths = enc.statement_lengths(Histories(ds.item, ds.rating, ds.offsets))
-    return first_kept(lengths, ds.offsets[ds.user[stop]], stop, enc.budget)
+    start = ds.offsets[ds.user[stop]]
+    if split.longest is not None: start = np.maximum(start, stop - split.longest)
+    return first_kept(lengths, start, stop, enc.budget)
 
-# %% ../nbs/20_prompt.ipynb #c032
+# %% ../nbs/20_prompt.ipynb #c033
 def pad(p: Prompts, pad_id: int, length: int = None) -> dict:
     """Tensors `input_ids` [B, L], `attention_mask` [B, L] (bool), `title` [t] and flat positions `title_at` [t], `ask_at` [B + h].
     L is the longest prompt's, or `length`."""

@@ -29,8 +29,8 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def offline(monkeypatch):
     "No network: both ways of fetching fail as they do without one."
-    def fail(archive, folder): raise ConnectionError("no network")
-    monkeypatch.setattr(fetch, "_download_zip", fail)
+    def fail(*args): raise ConnectionError("no network")
+    monkeypatch.setattr(fetch, "_get", fail)
     monkeypatch.setattr(fetch, "_download_wheel", fail)
 
 def zipped(path, files, **more):
@@ -153,7 +153,7 @@ def test_empty_and_binary_files(tmp_path, name):
     ("ml-20m", "movies.csv", 'movieId,title,genres\n1,"Heat,Crime', "line 2: not CSV"),
     ("ml-20m", "movies.csv", "id,title\n1,Heat", "line 1: not the header"),
     ("ml-latest-small", "ratings.csv", "user,movie,rating,timestamp\n1,2,3,4", "line 1: not the header"),
-    ("ml-latest-small", "ratings.csv", "userId,movieId,rating,timestamp\n", "no ratings")])
+    ("ml-latest-small", "ratings.csv", "userId,movieId,rating,timestamp\n", "has no rows")])
 def test_bad_movie_is_named(tmp_path, name, file, text, says):
     write_layout(tmp_path/name, name, ROWS, MOVIES)
     (tmp_path/name/file).write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -352,8 +352,8 @@ def test_two_at_once_then_a_kill(toy, cache):
 
 def test_registry():
     for s in SOURCES.values():
-        assert s.kind in ("dataset", "model") and s.licence and s.citation and s.archives
-        for a in s.archives: assert bool(a.url) != bool(a.wheel) and a.size > 0 and a.files and "==" in (a.wheel or "==")
+        assert s.kind in ("dataset", "model") and s.licence and s.citation and s.fetchable
+        for a in s.archives: assert bool(a.url) != bool(a.wheel) and a.size >= 0 and a.files and "==" in (a.wheel or "==")
     assert set(READERS) == {s.name for s in SOURCES.values() if "MovieLens" in s.citation}
 
 

@@ -6,100 +6,38 @@
 __all__ = ['TYPES', 'NO_GENRES', 'READERS', 'read_ratings', 'read_movielens']
 
 # %% ../../nbs/02_data.movielens.ipynb #c002
-import csv, io, re
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyarrow import csv as pacsv
 
 from ..core import DOMAINS, Dataset, PromptrecError, check_name, make_dataset
 from .fetch import locate
 from .frames import read_pickled_frame
+from .lines import bad_line, read_csv_fields, read_fields, read_table
 
 # %% ../../nbs/02_data.movielens.ipynb #c005
-def _bad(path: Path, line: int, says: str) -> PromptrecError:
-    "The error for line `line` (the first is 1) of a file."
-    text = path.read_bytes().split(b"\n")[line - 1].rstrip(b"\r").decode("utf-8", "replace")
-    return PromptrecError(f"{path}, line {line}: {says}: {text[:120]!r}. Repair the line or fetch the file again.")
-
-def _bytes(path: Path) -> bytes:
-    "The file's bytes without the line break at its end; an empty file is an error."
-    try: raw = path.read_bytes().rstrip(b"\r\n")
-    except OSError as e: raise PromptrecError(f"{path}: cannot be read ({e.strerror}).") from e
-    if not raw: raise PromptrecError(f"{path} is empty. Fetch it again.")
-    return raw
-
-def _text(path: Path, encoding: str) -> str:
-    "The file as text; names the line where it is not in `encoding`."
-    raw = _bytes(path)
-    try: return raw.decode(encoding)
-    except UnicodeDecodeError as e: raise _bad(path, raw.count(b"\n", 0, e.start) + 1, f"not {encoding}") from None
-
-# %% ../../nbs/02_data.movielens.ipynb #c007
 TYPES = {"user": pa.int64(), "item": pa.int64(), "rating": pa.float64(), "timestamp": pa.int64()}
-_NUMBERS = [rb"\d{1,18}", rb"\d{1,18}", rb"\d+(?:\.\d+)?", rb"\d{1,18}"]
 
-def _find_bad(path: Path, raw: bytes, sep: bytes, first: int) -> PromptrecError:
-    "The error for the first line that is not four numbers."
-    whole = re.compile(re.escape(sep).join(_NUMBERS) + rb"\r?")
-    for n, line in enumerate(raw.split(b"\n"), first):
-        if not whole.fullmatch(line): return _bad(path, n, f"not {', '.join(TYPES)} separated by {sep.decode()!r}")
-    return PromptrecError(f"{path}: cannot be read. Fetch it again.")
+def read_ratings(path, sep: bytes, header: bytes = b"") -> pd.DataFrame:
+    "Columns user, item, rating, timestamp of a file with `sep` between two fields, in its order; see `read_table`."
+    return read_table(path, sep, TYPES, header)
 
-def _parse(raw: bytes, sep: bytes) -> pd.DataFrame | None:
-    "The four columns, or None if any line is not four numbers."
-    if len(sep) > 1:
-        if b"\t" in raw: return None
-        raw, sep = raw.replace(sep, b"\t"), b"\t"
-    try: rows = pacsv.read_csv(
-        pa.py_buffer(raw), pacsv.ReadOptions(column_names=list(TYPES)),
-        pacsv.ParseOptions(delimiter=sep.decode(), quote_char=False, ignore_empty_lines=False),
-        pacsv.ConvertOptions(column_types=TYPES, null_values=[])).to_pandas()
-    except pa.ArrowInvalid: return None
-    return rows if np.isfinite(rows["rating"]).all() else None
-
-# %% ../../nbs/02_data.movielens.ipynb #c008
-def read_ratings(
-    path,               # the file
-    sep: bytes,         # between two fields, e.g. b"::"
-    header: bytes = b"" # the first line, where there is one
-) -> pd.DataFrame:
-    "Columns user, item, rating, timestamp, in the order of the file; `PromptrecError` names the first line that is not these four numbers."
-    path, raw, first = Path(path), _bytes(Path(path)), 1
-    if header:
-        line, _, raw = raw.partition(b"\n")
-        if line.rstrip(b"\r") != header: raise _bad(path, 1, f"not the header {header.decode()!r}")
-        if not raw: raise PromptrecError(f"{path} has no ratings. Fetch it again.")
-        first = 2
-    rows = _parse(raw, sep)
-    if rows is None: raise _find_bad(path, raw, sep, first)
-    return rows
-
-# %% ../../nbs/02_data.movielens.ipynb #c012
+# %% ../../nbs/02_data.movielens.ipynb #c009
 def _catalogue(path: Path, rows: list, width: int) -> list:
     "`rows` of (line number, fields), checked: `width` fields each, the first a number that is there once."
     seen = set()
     for n, fields in rows:
-        if len(fields) != width: raise _bad(path, n, f"{len(fields)} fields, not {width}")
-        if not re.fullmatch(r"[0-9]{1,18}", fields[0]): raise _bad(path, n, "not a movie's number")
-        if int(fields[0]) in seen: raise _bad(path, n, "a second movie with this number")
+        if len(fields) != width: raise bad_line(path, n, f"{len(fields)} fields, not {width}")
+        if not re.fullmatch(r"[0-9]{1,18}", fields[0]): raise bad_line(path, n, "not a movie's number")
+        if int(fields[0]) in seen: raise bad_line(path, n, "a second movie with this number")
         seen.add(int(fields[0]))
     if not seen: raise PromptrecError(f"{path} lists no movies. Fetch it again.")
     return rows
 
-def _lines(path: Path, encoding: str, sep: str) -> list:
-    "(line number, fields) of a file without quotes."
-    return [(n, line.removesuffix("\r").split(sep)) for n, line in enumerate(_text(path, encoding).split("\n"), 1)]
-
-def _csv_lines(path: Path) -> list:
-    "(line number, fields) of a CSV file in UTF-8, where a quoted field may hold commas and quotes."
-    reader = csv.reader(io.StringIO(_text(path, "utf-8"), newline=""), strict=True)
-    try: return [(reader.line_num, fields) for fields in reader]
-    except csv.Error as e: raise _bad(path, reader.line_num, f"not CSV ({e})") from None
-
-# %% ../../nbs/02_data.movielens.ipynb #c013
+# %% ../../nbs/02_data.movielens.ipynb #c010
 NO_GENRES = {"", "unknown", "(no genres listed)"}
 
 def _genres(names) -> tuple:
@@ -111,36 +49,36 @@ def _items(ids, titles, genres) -> pd.DataFrame:
     return pd.DataFrame({"item": np.array([int(i) for i in ids], dtype=np.int64), "title": pd.Series(titles, dtype=object).str.strip(),
                          "genres": pd.Series(genres, dtype=object)})
 
-# %% ../../nbs/02_data.movielens.ipynb #c015
+# %% ../../nbs/02_data.movielens.ipynb #c012
 def _read_100k(folder: Path) -> tuple:
     "`u.data`, `u.item` and `u.genre`."
     names = [fields[0] for _, fields in _genre_lines(folder/"u.genre")]
-    rows = _catalogue(folder/"u.item", _lines(folder/"u.item", "latin-1", "|"), 5 + len(names))
+    rows = _catalogue(folder/"u.item", read_fields(folder/"u.item", "|", "latin-1"), 5 + len(names))
     for n, fields in rows:
-        if set(fields[5:]) - {"0", "1"}: raise _bad(folder/"u.item", n, "a genre flag that is not 0 or 1")
+        if set(fields[5:]) - {"0", "1"}: raise bad_line(folder/"u.item", n, "a genre flag that is not 0 or 1")
     genres = [_genres(g for g, flag in zip(names, fields[5:]) if flag == "1") for _, fields in rows]
     return read_ratings(folder/"u.data", b"\t"), _items([f[0] for _, f in rows], [f[1] for _, f in rows], genres)
 
 def _genre_lines(path: Path) -> list:
     "(line number, [name, position]) of `u.genre`."
-    rows = [(n, f) for n, f in _lines(path, "latin-1", "|") if f != [""]]
+    rows = [(n, f) for n, f in read_fields(path, "|", "latin-1") if f != [""]]
     for place, (n, fields) in enumerate(rows):
-        if len(fields) != 2 or fields[1] != str(place): raise _bad(path, n, f"not a genre and its position {place}")
+        if len(fields) != 2 or fields[1] != str(place): raise bad_line(path, n, f"not a genre and its position {place}")
     return rows
 
-# %% ../../nbs/02_data.movielens.ipynb #c017
+# %% ../../nbs/02_data.movielens.ipynb #c014
 def _read_recbole(folder: Path) -> tuple:
     "RecBole's atomic files."
     path = folder/"ml-100k.item"
-    (_, head), *rows = _lines(path, "utf-8", "\t")
+    (_, head), *rows = read_fields(path, "\t")
     if [h.split(":")[0] for h in head] != ["item_id", "movie_title", "release_year", "class"]:
-        raise _bad(path, 1, "not the header item_id, movie_title, release_year, class")
+        raise bad_line(path, 1, "not the header item_id, movie_title, release_year, class")
     rows = [f for _, f in _catalogue(path, rows, 4)]
     titles = ["unknown" if title == year == "unkonwn" else f"{title} ({year})" for _, title, year, _ in rows]
     ratings = read_ratings(folder/"ml-100k.inter", b"\t", b"user_id:token\titem_id:token\trating:float\ttimestamp:float")
     return ratings, _items([f[0] for f in rows], titles, [_genres(f[3].split(" ")) for f in rows])
 
-# %% ../../nbs/02_data.movielens.ipynb #c019
+# %% ../../nbs/02_data.movielens.ipynb #c016
 def _plain_items(rows: list) -> pd.DataFrame:
     "The catalogue from rows of number, title, genres with bars between."
     return _items([f[0] for f in rows], [f[1] for f in rows], [_genres(f[2].split("|")) for f in rows])
@@ -148,19 +86,19 @@ def _plain_items(rows: list) -> pd.DataFrame:
 def _read_dat(folder: Path, encoding: str) -> tuple:
     "`ratings.dat` and `movies.dat`, fields separated by `::`."
     path = folder/"movies.dat"
-    rows = [f for _, f in _catalogue(path, _lines(path, encoding, "::"), 3)]
+    rows = [f for _, f in _catalogue(path, read_fields(path, "::", encoding), 3)]
     return read_ratings(folder/"ratings.dat", b"::"), _plain_items(rows)
 
 def _read_csv(folder: Path) -> tuple:
     "`ratings.csv` and `movies.csv`."
     path = folder/"movies.csv"
-    (_, head), *rows = _csv_lines(path)
-    if head != ["movieId", "title", "genres"]: raise _bad(path, 1, "not the header 'movieId,title,genres'")
+    (_, head), *rows = read_csv_fields(path)
+    if head != ["movieId", "title", "genres"]: raise bad_line(path, 1, "not the header 'movieId,title,genres'")
     rows = [f for _, f in _catalogue(path, rows, 3)]
     ratings = read_ratings(folder/"ratings.csv", b",", b"userId,movieId,rating,timestamp")
     return ratings, _plain_items(rows)
 
-# %% ../../nbs/02_data.movielens.ipynb #c020
+# %% ../../nbs/02_data.movielens.ipynb #c017
 def _read_small(folder: Path) -> tuple:
     "One pickled table with a row a rating: movieId, title, year, genres, userId, rating, timestamp."
     path = folder/"movielens.pkl.compress"
@@ -173,7 +111,7 @@ def _read_small(folder: Path) -> tuple:
     titles = [f"{t.strip()} ({y:.0f})" if isinstance(t, str) and y == y else "" for t, y in zip(movies["title"], movies["year"])]
     return ratings, _items(movies["item"], titles, [_genres(g.split("|")) for g in movies["genres"]])
 
-# %% ../../nbs/02_data.movielens.ipynb #c022
+# %% ../../nbs/02_data.movielens.ipynb #c019
 READERS = {"ml-100k": lambda folder: _read_100k(folder) if (folder/"u.data").is_file() else _read_recbole(folder),
            "ml-1m": lambda folder: _read_dat(folder, "latin-1"), "ml-10m": lambda folder: _read_dat(folder, "utf-8"),
            "ml-20m": _read_csv, "ml-latest-small": _read_csv, "movielens-small": _read_small}
