@@ -126,7 +126,7 @@ class WindowBatches:
         self.ds, self.enc, self.s, self.batch_size, self.seed = split.dataset, enc, s, batch_size, seed
         self.stop = window_rows(split, s.windows, s.stride)
         if not len(self.stop): raise PromptrecError(f"{self.ds.name}: no user has two interactions to train on.")
-        self.start = window_starts(enc, self.ds, self.stop)
+        self.start = window_starts(enc, split, self.stop)
         total = np.cumsum(np.r_[0, enc.statement_lengths(Histories(self.ds.item, self.ds.rating, self.ds.offsets))])
         self.tokens = total[self.stop] - total[self.start] + len(enc.head) + len(enc.tail)
 

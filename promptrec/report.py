@@ -46,16 +46,18 @@ def plot_shares(curves: pd.DataFrame) -> plt.Figure:
 # %% ../nbs/72_report.ipynb #c012
 def plot_models(records: list[dict], keys=("recall@10", "ndcg@10")) -> plt.Figure:
     "Metrics of several records with their intervals, over the candidates and the full catalogue."
-    fig, axes = plt.subplots(1, 2, figsize=(8, 2.6), layout="constrained")
-    for ax, kind in zip(axes, ("sampled", "full")):
+    kinds = [k for k in ("sampled", "full") if all(k in r["metrics"]["test"] for r in records)]
+    fig, axes = plt.subplots(1, len(kinds), figsize=(4*len(kinds), 2.6), layout="constrained", squeeze=False)
+    for ax, kind in zip(axes[0], kinds):
         for j, r in enumerate(records):
             m = [r["metrics"]["test"][kind][k] for k in keys]
             value, low, high = (np.array([x[part] for x in m]) for part in ("value", "low", "high"))
             ax.bar(np.arange(len(keys)) + .8*j/len(records), value, .7/len(records), yerr=[value - low, high - value], capsize=3, label=r["model"])
-        if kind == "sampled" and "recall@10" in keys: ax.axhline(10/101, color="grey", lw=.8, ls=":")
+        names = r["config"]["candidates"]
+        if kind == "sampled" and "recall@10" in keys: ax.axhline(10/(1 + int(names.split("-")[1])), color="grey", lw=.8, ls=":")
         ax.set_xticks(np.arange(len(keys)) + .4*(len(records) - 1)/len(records), keys)
-        ax.set_title({"sampled": f"target and {r['config'].get('negatives', 100)} popular negatives", "full": "full catalogue"}[kind], fontsize=10)
-    axes[0].legend(fontsize=8)
+        ax.set_title({"sampled": f"target and negatives ({names})", "full": "full catalogue"}[kind], fontsize=10)
+    axes[0, 0].legend(fontsize=8)
     return fig
 
 # %% ../nbs/72_report.ipynb #c015

@@ -3,7 +3,7 @@ import ast, importlib.metadata, json, re
 
 import nbformat, pytest
 
-PAPERMILL = ["train", "benchmark"]
+PAPERMILL = ["train", "benchmark", "tables"]
 
 
 def pins(root):

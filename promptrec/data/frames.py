@@ -59,7 +59,13 @@ def _strings(data) -> pa.Array:
     array.validate(full=True)
     return array
 
-STAND_INS = {"_codecs.encode": _latin1, "pyarrow.lib._restore_array": _strings}
+def _number(dtype, data: bytes) -> np.generic:
+    "Stand-in for `numpy._core.multiarray.scalar`: one boolean, integer or float."
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "biuf" or type(data) is not bytes or len(data) != dtype.itemsize:
+        raise pickle.UnpicklingError("impossible number")
+    return np.frombuffer(data, dtype)[0]
+
+STAND_INS = {"_codecs.encode": _latin1, "pyarrow.lib._restore_array": _strings, "numpy._core.multiarray.scalar": _number}
 
 # %% ../../nbs/02_data.frames.ipynb #c009
 def _dtype_fits(dtype: np.dtype, state) -> bool:
@@ -108,7 +114,9 @@ def read_pickled_frame(path) -> pd.DataFrame:
     """The pandas table pickled in `path` (plain, gzip or xz; pandas 1, 2 or 3). Raises `PromptrecError` if the pickle asks for
     anything else, which then does not run, or is broken."""
     path = Path(path)
-    try: frame = _FrameUnpickler(io.BytesIO(_open(path.read_bytes()))).load()
+    try:
+        frame = _FrameUnpickler(io.BytesIO(_open(path.read_bytes()))).load()
+        if isinstance(frame, pd.DataFrame): frame = frame.copy()  # fails here, not later, where the table is only a shell
     except PromptrecError as e:
         raise PromptrecError(f"{path}: refused, {e}. Ask for the table as CSV or Parquet.") from None
     except OSError as e: raise PromptrecError(f"{path}: cannot be read ({e.strerror or e}).") from e

@@ -140,11 +140,13 @@ def _columns(path, things: list, types: dict) -> pa.Table:
 
 # %% ../../nbs/02_data.lines.ipynb #c018
 def _json_block(block: bytes, types: dict) -> pa.Table | None:
-    "The fields of JSON lines, or None if a line is anything else, or is blank."
+    "The fields of JSON lines, or None if a line is anything else, or is blank. (pyarrow crashes on a line that does not begin an object.)"
+    lines = block.count(b"\n") + (not block.endswith(b"\n"))
+    if block.count(b"\n{") + block.startswith(b"{") != lines: return None
     options = pajson.ParseOptions(explicit_schema=pa.schema(types), unexpected_field_behavior="ignore")
     try: table = pajson.read_json(pa.py_buffer(block), pajson.ReadOptions(use_threads=False, block_size=len(block) + 1), options)
     except pa.ArrowInvalid: return None
-    return table.select(list(types)) if len(table) == block.count(b"\n") + (not block.endswith(b"\n")) else None
+    return table.select(list(types)) if len(table) == lines else None
 
 def _slow_block(path, block: bytes, first: int, types: dict) -> pa.Table:
     "The same line by line, from line number `first`; blank lines are passed over."

@@ -1,0 +1,165 @@
+"""From a data set's name to split and candidates: published counts, no leaks, the same in every process, tables from papermill."""
+import json, os, subprocess, sys
+
+import numpy as np, pandas as pd, pytest
+from hypothesis import given, settings, strategies as st
+
+from promptrec.candidates import draw_candidates
+from promptrec.core import DOMAINS, PromptrecError, make_dataset
+from promptrec.datasets import DATASETS, load_dataset
+from promptrec.experiments import configure, prepare
+from promptrec.split import PARTS, SPLITS
+
+HASHES = """
+import sys
+from promptrec.experiments import configure, prepare
+for name in sys.argv[1:]:
+    data = prepare(configure(dataset=name, model="popularity"))
+    print(data.dataset.hash, data.split.hash, *(c.hash for c in data.candidates.values()))
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    "A folder with somebody's own data: 40 readers of 30 books, unicode, a title and some genres missing, rows out of order."
+    g, folder = np.random.default_rng(0), tmp_path/"my-books"
+    folder.mkdir()
+    rows = pd.DataFrame([(f"reader {u}", f"b{i}", t) for u in range(40) for t, i in enumerate(g.permutation(30)[:g.integers(6, 12)])],
+                        columns=["user", "item", "timestamp"])
+    rows.sample(frac=1, random_state=0).to_csv(folder/"interactions.csv", index=False)
+    pd.DataFrame({"item": [f"b{i}" for i in range(30)], "title": ["" if i == 3 else f"Büch, no. {i}" for i in range(30)],
+                  "genres": ["Drama|Poetry" if i % 2 else "" for i in range(30)]}).to_csv(folder/"items.csv", index=False)
+    return folder
+
+
+def hashes(names, hash_seed):
+    "Hashes of data, split and candidates of each data set, in a process of its own."
+    env = dict(os.environ, PYTHONHASHSEED=str(hash_seed))
+    done = subprocess.run([sys.executable, "-c", HASHES, *names], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def here(name):
+    data = prepare(configure(dataset=name, model="popularity"))
+    return [data.dataset.hash, data.split.hash, *(c.hash for c in data.candidates.values())]
+
+
+def test_preparation_is_the_same_in_every_process():
+    names = ["ml-100k", "llara-movielens"]
+    assert hashes(names, 0) == hashes(names, 1) == [here(n) for n in names]
+
+
+def test_preparation_of_real_data_is_the_same_in_every_process(real_data):
+    names = ["beauty-5core", "video-games-5core", "lastfm", "steam-australian", "llara-lastfm"]
+    assert hashes(names, 1) == [here(n) for n in names]
+
+
+@pytest.mark.parametrize("name, users, items, interactions", [
+    ("ml-100k", 943, 1682, 100_000), ("ml-1m", 6040, 3706, 1_000_209), ("beauty-5core", 22_363, 12_101, 198_502),
+    ("video-games-5core", 24_303, 10_672, 231_780), ("steam-australian", 25_458, 3_682, 58_431)])
+def test_published_counts(real_data, name, users, items, interactions):
+    ds = load_dataset(name, real_data)
+    assert ds.steps[0] == ("read", users, items, interactions)
+    assert np.diff(ds.offsets).min() >= 5
+    if name == "ml-1m": assert ds.listed == 3883
+
+
+def test_llara_movielens_has_the_released_windows(real_data):
+    data = prepare(configure(dataset="llara-movielens", model="popularity", data_dir=str(real_data)))
+    split = data.split
+    assert (len(split.valid), len(split.test), (split.train_end > 0).sum(), split.dataset.n_items) == (94, 95, 754, 1682)
+    assert split.histories("test").lengths.max() == 10 and data.candidates["test"].items.shape == (95, 21)
+    starts = split.dataset.timestamp[split.dataset.offsets[:-1]]
+    assert starts[split.train_end > 0].max() <= starts[split.users("valid")].min() <= starts[split.users("valid")].max() <= starts[split.users("test")].min()
+
+
+ROWS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 8), st.integers(0, 30)), min_size=30, max_size=120)
+
+
+def dataset_of(rows):
+    items = pd.DataFrame({"item": range(9), "title": [f"Film {i}" for i in range(9)]})
+    return make_dataset("toy", DOMAINS["movies"], pd.DataFrame(rows, columns=["user", "item", "timestamp"]), items)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS, st.integers(1, 5))
+def test_no_split_shows_a_user_her_future(rows, longest):
+    ds = dataset_of(rows)
+    for name, make in SPLITS.items():
+        try: split = make(ds)
+        except PromptrecError: continue
+        order = np.arange(len(ds)) - ds.offsets[ds.user]
+        for part in PARTS:
+            row, users, h = split.rows(part), split.users(part), split.past(part)
+            assert len(set(users)) == len(users) and (split.train_end[users] <= order[row]).all()
+            assert (h.lengths == order[row]).all() and (h.lengths > 0).all()
+        assert not set(split.train_rows) & {*split.valid, *split.test} and not set(split.valid) & set(split.test)
+        if name == "users": assert not {*ds.user[split.train_rows]} & {*split.users("valid"), *split.users("test")}
+        if name == "time":
+            t1, t2 = np.quantile(ds.timestamp, [.8, .9], method="higher")
+            assert (ds.timestamp[split.train_rows] < t1).all()
+            for part, t in zip(PARTS, (t1, t2)):
+                past = ds.timestamp[split.rows(part) - 1]
+                assert (past < t).all() and (ds.timestamp[split.rows(part)] >= t).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(ROWS, st.sampled_from(["popularity-1", "uniform-1", "uniform-2"]))
+def test_candidates_are_the_target_and_what_the_user_never_touched(rows, name):
+    ds = dataset_of(rows)
+    try:
+        split = SPLITS["users"](ds)
+        drawn = draw_candidates(split, name)
+    except PromptrecError: return
+    for part in PARTS:
+        items, users = drawn[part].items, split.users(part)
+        assert (items[:, 0] == split.targets(part)).all()
+        for u, negatives in zip(users, items[:, 1:]):
+            touched = set(ds.item[ds.offsets[u]:ds.offsets[u + 1]])
+            assert not touched & set(negatives) and len(set(negatives)) == len(negatives)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS, st.randoms(use_true_random=False))
+def test_row_order_counts_only_within_one_moment(rows, random):
+    moved = sorted(rows, key=lambda r: (r[2], ))  # stable: ties keep their order
+    moments = {}
+    for r in moved: moments.setdefault(r[2], []).append(r)
+    groups = list(moments.values())
+    random.shuffle(groups)
+    assert dataset_of([r for g in groups for r in g]).hash == dataset_of(rows).hash
+
+
+def test_own_data_by_its_folder(papermill, own, tmp_path):
+    done = papermill("train", tmp_path/"out.ipynb", dataset=own, model="popularity", candidates="uniform-5", prefix="reading books", verb="reads", noun="book",
+                     out_dir=tmp_path/"runs")
+    assert done.returncode == 0, done.stderr[-3000:]
+    record, = [json.loads(p.read_text()) for p in (tmp_path/"runs").glob("*.json")]
+    assert record["dataset"] == "my-books" and record["config"]["verb"] == "reads" and str(tmp_path) not in json.dumps(record["config"])
+    assert "The user is reading books: The user reads" in (tmp_path/"out.ipynb").read_text()
+
+
+def test_own_data_trains_the_model(own, tmp_path):
+    from promptrec.experiments import execute
+    run = configure(dataset=str(own), preset="tiny", candidates="uniform-5", out_dir=str(tmp_path))
+    assert len(execute(run, prepare(run)).ranks) == 40
+
+
+def test_tables_are_drawn_for_what_is_at_hand(papermill, own, tmp_path):
+    done = papermill("tables", tmp_path/"out.ipynb", names=f"ml-100k,{own}", out_dir=tmp_path/"figures")
+    assert done.returncode == 0, done.stderr[-3000:]
+    read = lambda name: pd.read_csv(tmp_path/"figures"/f"{name}.csv", index_col=0, dtype=str, keep_default_na=False)
+    assert read("table-1").index.tolist() == ["ml-1m", "ml-10m", "ml-20m", "beauty", "video-games", "ml-100k", "my-books"]
+    assert read("table-2").loc["beauty", "mean, ours"] == "not at hand" and read("table-2").loc["ml-100k", "longest, ours"] == "737"
+    assert read("released").loc["ml-100k", "interactions, difference"] == "0"
+    assert {p.name for p in (tmp_path/"figures").iterdir()} >= {"table-3.md", "data.png", "data.pdf", "filters.csv"}
+    unknown = papermill("tables", tmp_path/"out.ipynb", datasets="ml-100k")
+    assert unknown.returncode and "Unknown parameter 'datasets'" in unknown.stderr
+
+
+def test_tables_of_real_data_are_the_papers(papermill, real_data, tmp_path):
+    done = papermill("tables", tmp_path/"out.ipynb", names="ml-1m", data_dir=real_data, out_dir=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    row = {k: v for n in (2, 3) for k, v in pd.read_csv(tmp_path/f"table-{n}.csv", index_col=0, dtype=str).loc["ml-1m"].items()}
+    for name in ("mean", "longest", "users", "512 mean", "512 most", "512 prompts"): assert row[f"{name}, ours"] == row[f"{name}, paper"], name
