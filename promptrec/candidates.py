@@ -79,7 +79,8 @@ def _draw(split: Split, part: str, n: int, seed: int, weight: np.ndarray) -> np.
     if not 1 <= n <= left.min(initial=ds.n_items):
         least = left.argmin()
         raise PromptrecError(f"{ds.name}: user {ds.users[users[least]]} never touched {left[least]} of the items in question, but {n} "
-                             f"negatives are asked for. The largest n possible is {left[least]}, the smallest is 1.")
+                             f"negatives are asked for. The largest n possible is {left[least]}, the smallest is 1: name it, as in 'uniform-{max(1, left[least])}', "
+                             "or ask for 'full'.")
     items = np.empty((len(users), n + 1), np.int32)
     items[:, 0] = split.targets(part)
     step = max(1, CELLS//ds.n_items)
@@ -105,9 +106,9 @@ CANDIDATES = {"popularity": (popularity_candidates, 100), "uniform": (uniform_ca
 
 def candidates_name(name: str) -> str:
     "The whole name: 'popularity' is 'popularity-100', 'uniform' is 'uniform-20'; other numbers may be asked for ('uniform-19'); 'full' means none."
-    kind, _, n = name.partition("-")
-    if check_name("kind of candidates", kind, [*CANDIDATES, "full"]) == "full": return kind
-    if n and not n.isdecimal(): raise PromptrecError(f"Candidates {name!r}: {n!r} is not a number of negatives.")
+    kind, number, n = name.partition("-")
+    if check_name("kind of candidates", kind, [*CANDIDATES, "full"]) == "full" and not number: return kind
+    if number and (kind == "full" or not n.isdecimal()): raise PromptrecError(f"Candidates {name!r}: {n!r} is not a number of negatives of {kind}.")
     return f"{kind}-{int(n or CANDIDATES[kind][1])}"
 
 def draw_candidates(split: Split, name: str) -> dict[str, Candidates]:

@@ -15,7 +15,7 @@ from .core import Dataset, Domain, PromptrecError, check_name
 from .data import movielens
 from .data.amazon import SETS, read_amazon
 from .data.lastfm import read_lastfm
-from .data.llara import read_llara
+from .data.llara import WIDTH, read_llara
 from .data.steam import read_steam
 from .data.table import read_folder
 from .filters import keep_frequent, keep_rated_items, keep_rating, keep_users
@@ -41,13 +41,16 @@ DATASETS = {
     **{name: Recipe(movielens.read_movielens, _LIKED) for name in ("ml-10m", "ml-20m")},
     **{name: Recipe(read_amazon, _LIKED if "5core" in name else (keep_frequent, *_LIKED)) for name in SETS},
     "lastfm": Recipe(read_lastfm), "steam-australian": Recipe(read_steam), "steam": Recipe(read_steam),
-    **{name: Recipe(read_llara, (), "users", "uniform-20", 10) for name in ("llara-movielens", "llara-lastfm", "llara-steam")}}
+    **{name: Recipe(read_llara, (), "users", "uniform-20", WIDTH) for name in ("llara-movielens", "llara-lastfm", "llara-steam")}}
 
 # %% ../nbs/04_datasets.ipynb #c009
 def dataset_name(given: str) -> str:
     "What records call a data set: its name, or the name of the folder with your own data. Raises for what is neither."
     if given in DATASETS: return given
-    if os.path.isdir(given): return Path(given).resolve().name
+    if os.path.isdir(given):
+        name = Path(given).resolve().name
+        if name in DATASETS: raise PromptrecError(f"{given}: {name} is the name of a known data set. Give your folder another name.")
+        return name
     try: return check_name("dataset", given, DATASETS)
     except PromptrecError as e: raise PromptrecError(f"{e} Or give the path of a folder with your own interactions.* and items.*.") from None
 
@@ -72,4 +75,5 @@ def with_words(domain: Domain, words: dict) -> Domain:
     "The domain with some of its words changed; raises where one is empty."
     for k, w in words.items():
         if not w.strip(): raise PromptrecError(f"The prompt's {k} is empty: give a word, or leave it out.")
-    return replace(domain, name="own", **{k: w.strip() for k, w in words.items()})
+    own = replace(domain, **{k: w.strip() for k, w in words.items()})
+    return own if own == domain else replace(own, name="own")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'PRESETS', 'Model', 'pick_preset', 'Run', 'known_parameters', 'configure', 'notebook_parameters',
-           'check_parameters', 'Prepared', 'prepare', 'Result', 'check_writable', 'validation', 'execute',
-           'describe_run', 'from_words']
+           'check_parameters', 'Prepared', 'prepare', 'Result', 'check_place', 'validation', 'execute', 'describe_run',
+           'from_words']
 
 # %% ../nbs/71_experiments.ipynb #c002
 import json, sys, time
@@ -61,6 +61,8 @@ class Run:
     split: str = "leave-one-out"
     candidates: str = "popularity-100"
     longest: int = None
+    t1: float = None
+    t2: float = None
     prefix: str = None
     verb: str = None
     noun: str = None
@@ -74,12 +76,12 @@ class Run:
     def config(self) -> dict:
         "What decides the numbers, as the record keeps it."
         parts = {k: asdict(v) for k, v in (("settings", self.settings), ("loop", self.loop)) if v is not None}
-        maybe = {k: getattr(self, k) for k in ("longest", "prefix", "verb", "noun") if getattr(self, k) is not None}
+        maybe = {k: getattr(self, k) for k in ("longest", "t1", "t2", "prefix", "verb", "noun") if getattr(self, k) is not None}
         return {"dataset": dataset_name(self.dataset), "model": self.model, "preset": self.preset, "seed": self.seed, "split": self.split,
                 "candidates": self.candidates, **maybe, **parts}
 
     @property
-    def words(self) -> dict: "The prompt's words that are to be other than the data set's."; return {k: w for k in ("prefix", "verb", "noun") if (w := getattr(self, k))}
+    def words(self) -> dict: "The prompt's words that are to be other than the data set's."; return {k: w for k in ("prefix", "verb", "noun") if (w := getattr(self, k)) is not None}
 
     @property
     def name(self) -> str: "Name of the run's record and folder."; return record_name({**self.config, "config": self.config})
@@ -105,16 +107,17 @@ def _protocol(free: dict) -> dict:
     "`free` with split, candidates and longest history of the data set's recipe where they are not given."
     recipe = recipe_of(free.get("dataset", Run.dataset))
     given = {k: getattr(recipe, k) for k in ("split", "candidates", "longest")} | free
-    check_name("split", given["split"], SPLITS)
+    if check_name("split", given["split"], SPLITS) != "time" and {"t1", "t2"} & set(given): raise PromptrecError("Parameters t1 and t2 belong to split='time'.")
     if given["longest"] is not None and given["longest"] < 1: raise PromptrecError(f"Parameter longest={given['longest']} must be 1 or more.")
     return given | {"candidates": candidates_name(given["candidates"])}
 
+# %% ../nbs/71_experiments.ipynb #c012
 def configure(**given) -> Run:
     "A `Run` from parameters by name; None means the preset's value. Unknown names and wrong types raise, and list what is known."
     given = {k: v for k, v in given.items() if v is not None}
     model = check_name("model", given.get("model", Run.model), MODELS)
     for name in given: check_name(f"parameter of {model}", name, known_parameters(model))
-    free = {k: _typed(k, v, {"seed": int, "longest": int, "resume": bool}.get(k, str)) for k, v in given.items() if k in _FREE}
+    free = {k: _typed(k, v, {"seed": int, "longest": int, "t1": float, "t2": float, "resume": bool}.get(k, str)) for k, v in given.items() if k in _FREE}
     run = Run(**_protocol(free) | {"preset": pick_preset(given.get("preset", "auto"))})
     if MODELS[model].settings is None: return run
     values = PRESETS[run.preset] | {k: v for k, v in given.items() if k not in _FREE}
@@ -122,7 +125,7 @@ def configure(**given) -> Run:
     loop = fill(LoopSettings(seed=run.seed, monitor="full ndcg@10" if run.candidates == "full" else LoopSettings.monitor))
     return replace(run, settings=fill(MODELS[model].settings), loop=replace(loop, precision=pick_precision(loop.precision)))
 
-# %% ../nbs/71_experiments.ipynb #c018
+# %% ../nbs/71_experiments.ipynb #c019
 def notebook_parameters(variables: dict) -> dict:
     "The plain values (text, numbers, switches, None) among a notebook's `globals()`, by name."
     return {k: v for k, v in variables.items() if not k.startswith("_") and (v is None or type(v) in (str, int, float, bool))}
@@ -131,7 +134,7 @@ def check_parameters(variables: dict, known: str) -> None:
     "Raise if a notebook's parameters hold a name that is not among the words of `known`."
     for name in notebook_parameters(variables): check_name("parameter", name, known.split())
 
-# %% ../nbs/71_experiments.ipynb #c021
+# %% ../nbs/71_experiments.ipynb #c022
 @dataclass(frozen=True, eq=False)
 class Prepared:
     "Data, split and candidates ('valid', 'test'; none where only the full catalogue counts) that a run learns from and is judged by."
@@ -142,10 +145,11 @@ class Prepared:
 def prepare(run: Run) -> Prepared:
     "Read, filter, split, and draw the candidates: the same for every model and every seed of a data set."
     ds = load_dataset(run.dataset, run.data_dir, run.words)
-    split = replace(SPLITS[run.split](ds), longest=run.longest)
+    times = {k: getattr(run, k) for k in ("t1", "t2")} if run.split == "time" else {}
+    split = replace(SPLITS[run.split](ds, **times), longest=run.longest)
     return Prepared(ds, split, draw_candidates(split, run.candidates))
 
-# %% ../nbs/71_experiments.ipynb #c024
+# %% ../nbs/71_experiments.ipynb #c025
 @dataclass(frozen=True, eq=False)
 class Result:
     "A finished run: its record (and where it is), ranks of each test user, one row of `curves` an epoch, the fitted model."
@@ -155,11 +159,15 @@ class Result:
     curves: pd.DataFrame
     model: Recommender
 
-def check_writable(folder) -> None:
-    "Raise before the work, not after it, if `folder` cannot be written."
-    with atomic_path(Path(folder)/".writable") as tmp: tmp.touch()
-    (Path(folder)/".writable").unlink()
+def check_place(run: Run, data: Prepared) -> None:
+    "Raise before the work, not after it, if `out_dir` cannot be written, or has the record of such a run on other data."
+    trial, path = Path(run.out_dir)/".writable", Path(run.out_dir)/f"{run.name}.json"
+    with atomic_path(trial) as tmp: tmp.touch()
+    trial.unlink()
+    if path.exists() and read_record(path)["data_hash"] != data.dataset.hash:
+        raise PromptrecError(f"{path} is the record of the same run on other data called {run.config['dataset']!r}. Choose another out_dir, or rename the data's folder.")
 
+# %% ../nbs/71_experiments.ipynb #c026
 def validation(model: Recommender, data: Prepared) -> Callable[[], dict]:
     "What `Loop` calls after each epoch: metrics over the validation candidates, and over the full catalogue with 'full ' before the name."
     def judge():
@@ -172,10 +180,10 @@ def _weights(model: Recommender) -> dict:
     parameters = list(model.net.parameters()) if hasattr(model, "net") else []
     return {"total": sum(p.numel() for p in parameters), "trainable": sum(p.numel() for p in parameters if p.requires_grad)}
 
-# %% ../nbs/71_experiments.ipynb #c025
+# %% ../nbs/71_experiments.ipynb #c027
 def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
     "Fit, judge on the test part, and write record, ranks and weights under `run.out_dir`."
-    check_writable(run.out_dir)
+    check_place(run, data)
     reset_peak_memory()
     started = time.perf_counter()
     seed_everything(run.seed)
@@ -188,18 +196,20 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
     path = write_record(record, ranks, run.out_dir)
     return Result(read_record(path), path, ranks, curves, model)
 
+# %% ../nbs/71_experiments.ipynb #c028
 def describe_run(run: Run, data: Prepared, model: Recommender, curves: pd.DataFrame, ranks: pd.DataFrame, seconds: float) -> dict:
     "The record of a finished run (see `RECORD_SCHEMA`)."
     commit, dirty = git_state()
     return {"dataset": run.config["dataset"], "model": run.model, "seed": run.seed, "config": run.config, "commit": commit, "dirty": dirty,
-            "data_hash": data.dataset.hash, "split": data.split.name,
+            "data_hash": data.dataset.hash, "split": data.split.name, "split_hash": data.split.hash,
+            "steps": [list(s) for s in data.dataset.steps], "notes": data.dataset.notes,
             "candidates": {f"{part} {c.name}": c.hash for part, c in data.candidates.items()},
             "packages": package_versions(), "device": describe_device(), "wall_seconds": seconds,
             "seconds_per_epoch": curves["seconds"].tolist() if len(curves) else [], "peak_memory_mb": peak_memory_mb(),
             "parameters": _weights(model), "curves": curves.to_dict("records"),
             "metrics": {"test": {kind: bootstrap(ranks[kind].to_numpy()) for kind in ("sampled", "full") if kind in ranks}}}
 
-# %% ../nbs/71_experiments.ipynb #c033
+# %% ../nbs/71_experiments.ipynb #c036
 def from_words(words: list[str]) -> dict:
     "Parameters from `name=value` words; values are read as JSON where they are that (numbers, true, null), else as text."
     given = {}
@@ -210,7 +220,7 @@ def from_words(words: list[str]) -> dict:
         except ValueError: given[name] = value
     return given
 
-# %% ../nbs/71_experiments.ipynb #c035
+# %% ../nbs/71_experiments.ipynb #c038
 #| eval: false
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no file
     try:

@@ -21,7 +21,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from tqdm import tqdm
 
-from .core import PromptrecError, atomic_path, check_name, rng, seed_everything
+from .core import PromptrecError, atomic_path, check_least, check_name, rng, seed_everything
 
 # %% ../nbs/60_fit.ipynb #c005
 def bucketed(lengths: np.ndarray, batch_size: int, generator: np.random.Generator, pool: int = 32) -> list[np.ndarray]:
@@ -60,6 +60,7 @@ class LoopSettings:
 
     def __post_init__(self):
         check_name("schedule", self.schedule, SCHEDULES); check_name("precision", self.precision, PRECISIONS)
+        check_least(self, 1, "epochs batch_size patience"); check_least(self, 0, "lr weight_decay warmup clip seed")
 
     def rate(self, step: int, total: int) -> float:
         "Factor on the learning rate at `step` of `total`."

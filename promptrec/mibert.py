@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from .backbone import load_encoder, load_tokenizer
 from .contrast import window_contrast
-from .core import Dataset, PromptrecError, atomic_path, rng
+from .core import Dataset, PromptrecError, atomic_path, check_least, rng
 from .fit import Loop, bucketed
 from .fusion import Fusion
 from .interests import ShortTerm, long_term
@@ -53,6 +53,8 @@ class MiBertSettings:
     title_lr: float = None
     recompute: bool = False
 
+    def __post_init__(self): check_least(self, 1, "layers max_tokens windows stride experts top_k window neighbours"); check_least(self, 0, "cloze beta")
+
 ABLATIONS = {"mibert": {}, "mibert-pb": {"moe": False, "short": False, "long": False}, "mibert-no-moe": {"moe": False},
              "mibert-no-short": {"short": False}, "mibert-no-long": {"long": False}}
 
@@ -67,7 +69,9 @@ class MiBertNet(nn.Module):
         self.short = ShortTerm(d, s.neighbours) if s.short else None
         branches = 1 + s.short + s.long
         self.fusion = Fusion(d, branches, s.temperature, s.lam) if s.moe or branches > 1 else None
-        if s.recompute: encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        if s.recompute:
+            encoder.config.use_cache = False
+            getattr(encoder, "activation_checkpointing_enable", encoder.gradient_checkpointing_enable)({"use_reentrant": False})
 
     def embed(self, batch: dict) -> torch.Tensor:
         "Input embeddings [B, L, d]: words from the backbone's table, titles from their own."

@@ -48,7 +48,9 @@ RECORD_SCHEMA = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$de
     "dataset": _TEXT, "model": _TEXT, "seed": {"type": "integer"},
     "config": _object({}, {"$ref": "#/$defs/any"}),                 # the full configuration
     "commit": {"type": ["string", "null"]}, "dirty": {"type": ["boolean", "null"]},
-    "data_hash": _HASH, "split": _TEXT,
+    "data_hash": _HASH, "split": _TEXT, "split_hash": _HASH,
+    "steps": {"type": "array", "items": {"type": "array"}},         # [step, users, items, interactions] after reading and each filter
+    "notes": _object({}, {"type": "integer"}),                      # what the reader repaired, and how often
     "candidates": _object({}, _HASH),                               # how they were drawn -> hash
     "packages": _object({}, _TEXT),                                 # name -> version
     "device": _object({}, {"$ref": "#/$defs/any"}),                 # core.describe_device

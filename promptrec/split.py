@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .core import Dataset, PromptrecError, check_name, ragged_arange, offsets_of, rng, sha256
+from .core import Dataset, PromptrecError, check_name, eight_one_one, ragged_arange, offsets_of, rng, sha256
 
 # %% ../nbs/10_split.ipynb #c006
 @dataclass(frozen=True, eq=False)
@@ -53,6 +53,11 @@ class Split:
     valid: np.ndarray
     test: np.ndarray
     longest: int = None
+
+    def __post_init__(self):
+        parts = {"training": self.train_end.any(), "validation": len(self.valid), "test": len(self.test)}
+        for name, there in parts.items():
+            if not there: raise PromptrecError(f"{self.dataset.name}: the split {self.name} leaves nothing for {name}. Choose another split, or other data.")
 
     def rows(self, part: str) -> np.ndarray:
         "Target rows of `part` ('valid' or 'test')."
@@ -101,9 +106,8 @@ def leave_one_out(ds: Dataset) -> Split:
 # %% ../nbs/10_split.ipynb #c017
 def by_users(ds: Dataset, longest: int = None, seed: int = 0) -> Split:
     "Users 8:1:1, as `ds.parts` says or drawn by `seed`; raises if a user to be asked has fewer than two interactions."
-    n, U = np.diff(ds.offsets), ds.n_users
-    part = np.repeat([0, 1, 2], np.diff([0, int(.8*U), int(.9*U), U])) if ds.parts is None else ds.parts
-    if ds.parts is None: part = part[rng(seed).permutation(U)]
+    n = np.diff(ds.offsets)
+    part = rng(seed).permutation(eight_one_one(ds.n_users)) if ds.parts is None else ds.parts
     if (brief := (part > 0) & (n < 2)).any():
         raise PromptrecError(f"{ds.name}: user {ds.users[brief.argmax()]} has one interaction, so there is nothing before her last: apply keep_users first.")
     last = ds.offsets[1:] - 1
@@ -120,6 +124,6 @@ def by_time(ds: Dataset, t1: float = None, t2: float = None) -> Split:
         raise PromptrecError(f"{ds.name}: a split by time needs {time.min():.0f} < t1 < t2 <= {time.max():.0f}, not t1={t1:.0f}, t2={t2:.0f}.")
     n1, n2, n = (np.bincount(ds.user[time < t], minlength=ds.n_users) for t in (t1, t2, np.inf))
     start = ds.offsets[:-1]
-    return Split(ds, "time", n1, (start + n1)[(n1 > 0) & (n2 > n1)], (start + n2)[(n2 > 0) & (n > n2)])
+    return Split(ds, f"time {t1:.0f} {t2:.0f}", n1, (start + n1)[(n1 > 0) & (n2 > n1)], (start + n2)[(n2 > 0) & (n > n2)])
 
 SPLITS = {"leave-one-out": leave_one_out, "users": by_users, "time": by_time}

@@ -87,7 +87,7 @@ def test_every_layout_is_read_as_written(data, where, style, end, last, escaped)
     assert dict(zip(ds.items["item_id"], ds.titles)) == {i: t or i for i, t in titles.items()}
     paths = {i: known[i][1][:None if SETS[name] == 2014 else 1] if i in known else [] for i in reviewed}
     assert dict(zip(ds.items["item_id"], ds.items["genres"])) == {i: tuple(dict.fromkeys(level for p in ps for level in p[1:][-2:])) for i, ps in paths.items()}
-    counts = {"repeated reviews dropped": len(reviews) - len({(u, i, t) for u, i, _, t in reviews}), "products listed twice": len(products) - len(known),
+    counts = {"reviews without a rating": sum(r[2] is None for r in reviews), "repeated reviews dropped": len(reviews) - len({(u, i, t) for u, i, _, t in reviews}), "products listed twice": len(products) - len(known),
               "items that the catalogue lacks": len(set(reviewed) - set(known)), "items without a title": sum(not t for t in titles.values())}
     assert ds.notes == {says: n for says, n in counts.items() if n}
     assert (ds.domain.name, ds.listed) == ("shopping", len(known))
@@ -203,8 +203,8 @@ def test_markup_entities_and_scripts():
 
 # ---- the real files ----
 
-REAL = {"beauty-5core": (22_363, 12_101, 198_502, {"items without a title": 7}),
-        "video-games-5core": (24_303, 10_672, 231_780, {"items that the catalogue lacks": 33, "items without a title": 2_621})}
+REAL = {"beauty-5core": (22_363, 12_101, 198_502, {"reviews without a rating": 198_502, "items without a title": 7}),
+        "video-games-5core": (24_303, 10_672, 231_780, {"reviews without a rating": 231_780, "items that the catalogue lacks": 33, "items without a title": 2_621})}
 
 @pytest.mark.parametrize("name", REAL)
 def test_the_real_5_cores_have_their_published_counts(name, real_data):

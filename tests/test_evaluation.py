@@ -162,7 +162,7 @@ def test_movielens_1m_candidates():
 
 RANKS = pd.DataFrame({"user": np.arange(50), "sampled": np.arange(50) + 1, "full": np.arange(50)*3 + 1})
 RECORD = dict(
-    dataset="toy", model="popularity", seed=0, config={"model": "popularity"}, commit=None, dirty=None, data_hash=sha256("toy"),
+    dataset="toy", model="popularity", seed=0, config={"model": "popularity"}, commit=None, dirty=None, data_hash=sha256("toy"), split_hash=sha256("split"), steps=[], notes={},
     split="leave-one-out", candidates={"popularity-100": sha256("c")}, packages=package_versions(), device=describe_device(),
     wall_seconds=0.1, seconds_per_epoch=[], peak_memory_mb=100.0, parameters={"total": 9, "trainable": 0}, curves=[],
     metrics={"test": {k: bootstrap(RANKS[k], n=50) for k in ("sampled", "full")}})

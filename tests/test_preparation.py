@@ -1,21 +1,22 @@
 """From a data set's name to split and candidates: published counts, no leaks, the same in every process, tables from papermill."""
 import json, os, subprocess, sys
+from pathlib import Path
 
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 
+from promptrec.backbone import load_tokenizer
 from promptrec.candidates import draw_candidates
-from promptrec.core import DOMAINS, PromptrecError, make_dataset
+from promptrec.core import DOMAINS, PromptrecError, make_dataset, sha256
 from promptrec.datasets import DATASETS, load_dataset
 from promptrec.experiments import configure, prepare
-from promptrec.split import PARTS, SPLITS
+from promptrec.prompt import PromptEncoder, encode, window_rows, window_starts
+from promptrec.split import PARTS, SPLITS, histories_at
 
 HASHES = """
 import sys
-from promptrec.experiments import configure, prepare
-for name in sys.argv[1:]:
-    data = prepare(configure(dataset=name, model="popularity"))
-    print(data.dataset.hash, data.split.hash, *(c.hash for c in data.candidates.values()))
+from test_preparation import here
+for name in sys.argv[1:]: print(*here(name))
 """
 
 
@@ -35,14 +36,18 @@ def own(tmp_path):
 def hashes(names, hash_seed):
     "Hashes of data, split and candidates of each data set, in a process of its own."
     env = dict(os.environ, PYTHONHASHSEED=str(hash_seed))
-    done = subprocess.run([sys.executable, "-c", HASHES, *names], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", HASHES, *names], cwd=Path(__file__).parent, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return [line.split() for line in done.stdout.splitlines()]
 
 
 def here(name):
+    "Hashes of data, split, candidates and training prompts."
     data = prepare(configure(dataset=name, model="popularity"))
-    return [data.dataset.hash, data.split.hash, *(c.hash for c in data.candidates.values())]
+    enc, rows = PromptEncoder(data.dataset, load_tokenizer("minilm-l6"), 128), window_rows(data.split)[:2000]
+    start = window_starts(enc, data.split, rows)
+    tokens = encode(enc, histories_at(data.dataset, start, rows)).tokens
+    return [data.dataset.hash, data.split.hash, *(c.hash for c in data.candidates.values()), sha256(rows, start, tokens)]
 
 
 def test_preparation_is_the_same_in_every_process():
@@ -92,7 +97,7 @@ def test_no_split_shows_a_user_her_future(rows, longest):
         order = np.arange(len(ds)) - ds.offsets[ds.user]
         for part in PARTS:
             row, users, h = split.rows(part), split.users(part), split.past(part)
-            assert len(set(users)) == len(users) and (split.train_end[users] <= order[row]).all()
+            assert len(users) and len(set(users)) == len(users) and (split.train_end[users] <= order[row]).all()
             assert (h.lengths == order[row]).all() and (h.lengths > 0).all()
         assert not set(split.train_rows) & {*split.valid, *split.test} and not set(split.valid) & set(split.test)
         if name == "users": assert not {*ds.user[split.train_rows]} & {*split.users("valid"), *split.users("test")}
@@ -152,7 +157,7 @@ def test_tables_are_drawn_for_what_is_at_hand(papermill, own, tmp_path):
     read = lambda name: pd.read_csv(tmp_path/"figures"/f"{name}.csv", index_col=0, dtype=str, keep_default_na=False)
     assert read("table-1").index.tolist() == ["ml-1m", "ml-10m", "ml-20m", "beauty", "video-games", "ml-100k", "my-books"]
     assert read("table-2").loc["beauty", "mean, ours"] == "not at hand" and read("table-2").loc["ml-100k", "longest, ours"] == "737"
-    assert read("released").loc["ml-100k", "interactions, difference"] == "0"
+    assert read("released").loc["ml-100k", "interactions, difference"] == "0" and read("released-others").loc["ml-1m", "ours"] == "not at hand"
     assert {p.name for p in (tmp_path/"figures").iterdir()} >= {"table-3.md", "data.png", "data.pdf", "filters.csv"}
     unknown = papermill("tables", tmp_path/"out.ipynb", datasets="ml-100k")
     assert unknown.returncode and "Unknown parameter 'datasets'" in unknown.stderr

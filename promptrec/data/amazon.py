@@ -117,6 +117,6 @@ def read_amazon(
     reviews, products = next(way.files for way in SOURCES[name].ways if all((folder/f).is_file() for f in way.files))
     rows, items = read_reviews(folder/reviews, SETS[name]), read_products(folder/products, SETS[name])
     again = rows.duplicated(["user", "item", "timestamp"])
-    counts = {"repeated reviews dropped": again.sum(), "products listed twice": items["item"].duplicated().sum(),
+    counts = {"reviews without a rating": rows["rating"].isna().sum(), "repeated reviews dropped": again.sum(), "products listed twice": items["item"].duplicated().sum(),
               "items that the catalogue lacks": (~pd.Series(rows["item"].unique()).isin(items["item"])).sum()}
     return make_dataset(name, DOMAINS["shopping"], rows[~again], items, {says: int(n) for says, n in counts.items() if n})

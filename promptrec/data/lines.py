@@ -26,6 +26,7 @@ def bad_line(path, line: int, says: str, text: str = None) -> PromptrecError:
     if text is None: text = _shown(read_bytes(path).split(b"\n")[line - 1])
     return PromptrecError(f"{path}, line {line}: {says}: {text[:120]!r}. Repair the line or fetch the file again.")
 
+# %% ../../nbs/02_data.lines.ipynb #c006
 def _blocks(path: Path, size: int):
     "The file's text, gunzipped, in blocks of whole lines of about `size` bytes."
     carry = b""
@@ -45,14 +46,14 @@ def read_bytes(path) -> bytes:
     if not raw: raise PromptrecError(f"{path} is empty. Fetch it again.")
     return raw
 
-# %% ../../nbs/02_data.lines.ipynb #c006
+# %% ../../nbs/02_data.lines.ipynb #c007
 def read_text(path, encoding: str = "utf-8") -> str:
     "The file as text, without a byte order mark; names the line where it is not in `encoding`."
     raw = read_bytes(path)
     try: return raw.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as e: raise bad_line(path, raw.count(b"\n", 0, e.start) + 1, f"not {encoding}") from None
 
-# %% ../../nbs/02_data.lines.ipynb #c009
+# %% ../../nbs/02_data.lines.ipynb #c010
 def read_fields(path, sep: str, encoding: str = "utf-8") -> list:
     "(line number, fields) of each line of a file without quotes."
     return [(n, line.removesuffix("\r").split(sep)) for n, line in enumerate(read_text(path, encoding).split("\n"), 1)]
@@ -63,7 +64,7 @@ def read_csv_fields(path) -> list:
     try: return [(reader.line_num, fields) for fields in reader]
     except csv.Error as e: raise bad_line(path, reader.line_num, f"not CSV ({e})") from None
 
-# %% ../../nbs/02_data.lines.ipynb #c012
+# %% ../../nbs/02_data.lines.ipynb #c013
 _PATTERNS = {pa.int64(): rb"-?\d{1,18}", pa.float64(): rb"-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?", pa.string(): rb"[^\n]+?"}
 
 def _find_bad(path, raw: bytes, sep: bytes, types: dict, first: int) -> PromptrecError:
@@ -81,7 +82,7 @@ def _decodes(line: bytes) -> bool:
     except UnicodeDecodeError: return False
     return True
 
-# %% ../../nbs/02_data.lines.ipynb #c013
+# %% ../../nbs/02_data.lines.ipynb #c014
 def _parse(raw: bytes, sep: bytes, types: dict) -> pd.DataFrame | None:
     "The columns, or None if any line is not made of `types`."
     if len(sep) > 1:
@@ -95,6 +96,7 @@ def _parse(raw: bytes, sep: bytes, types: dict) -> pd.DataFrame | None:
     whole = all((rows[c] != "").all() if t == pa.string() else np.isfinite(rows[c]).all() for c, t in types.items())
     return rows if whole else None
 
+# %% ../../nbs/02_data.lines.ipynb #c015
 def read_table(
     path,                # the file, plain or .gz
     sep: bytes,          # between two fields, e.g. b"::"; there are no quotes
@@ -112,7 +114,7 @@ def read_table(
     if rows is None: raise _find_bad(path, raw, sep, types, first)
     return rows
 
-# %% ../../nbs/02_data.lines.ipynb #c017
+# %% ../../nbs/02_data.lines.ipynb #c019
 def _object(path, n: int, line: str) -> dict:
     "The object written in line `n`."
     try: thing = json.loads(line)
@@ -138,7 +140,7 @@ def _columns(path, things: list, types: dict) -> pa.Table:
             raise
     return pa.table(columns)
 
-# %% ../../nbs/02_data.lines.ipynb #c018
+# %% ../../nbs/02_data.lines.ipynb #c020
 def _json_block(block: bytes, types: dict) -> pa.Table | None:
     "The fields of JSON lines, or None if a line is anything else, or is blank. (pyarrow crashes on a line that does not begin an object.)"
     lines = block.count(b"\n") + (not block.endswith(b"\n"))
@@ -154,6 +156,7 @@ def _slow_block(path, block: bytes, first: int, types: dict) -> pa.Table:
     except UnicodeDecodeError as e: raise bad_line(path, first + block.count(b"\n", 0, e.start), "not utf-8", _shown(block[:e.end].split(b"\n")[-1])) from None
     return _columns(path, [(n, _object(path, n, line)) for n, line in enumerate(text.split("\n"), first) if line.strip()], types)
 
+# %% ../../nbs/02_data.lines.ipynb #c021
 def read_objects(
     path,         # the file, plain or .gz
     types: dict,  # fields to keep: name -> pyarrow type, which may be nested

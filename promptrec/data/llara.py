@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..core import DOMAINS, Dataset, PromptrecError, check_name, make_dataset, select
+from ..core import DOMAINS, Dataset, PromptrecError, check_name, eight_one_one, make_dataset, select
 from .fetch import at_hand, locate
 from .frames import read_pickled_frame
 from .lines import bad_line, read_fields, read_objects
@@ -122,8 +122,8 @@ def rebuild_movielens(data_dir=None) -> Dataset:
     ds = read_movielens("ml-100k", data_dir)
     ds = select(ds, ds.rating >= 3, "rating >= 3", drop_items=False)
     order = np.argsort(ds.timestamp[ds.offsets[:-1]], kind="stable")
-    parts, n = np.empty(ds.n_users, np.int8), ds.n_users
-    parts[order] = np.repeat([0, 1, 2], [n*8//10, n//10, n - n*8//10 - n//10])
+    parts = np.empty(ds.n_users, np.int8)
+    parts[order] = eight_one_one(ds.n_users)
     return replace(ds, name="llara-movielens", parts=parts)
 
 # %% ../../nbs/02_data.llara.ipynb #c019

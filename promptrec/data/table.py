@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TABLE_INTERACTIONS', 'TABLE_ITEMS', 'ATOMIC_INTERACTIONS', 'ATOMIC_ITEMS', 'read_folder']
 
-# %% ../../nbs/02_data.table.ipynb #c002
+# %% ../../nbs/02_data.table.ipynb #c003
 import csv, io, json, re
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from pyarrow import compute as pc, csv as pacsv, parquet as pq
 from ..core import DOMAINS, Dataset, Domain, PromptrecError, check_name, make_dataset
 from .lines import bad_line, read_bytes, read_text
 
-# %% ../../nbs/02_data.table.ipynb #c005
+# %% ../../nbs/02_data.table.ipynb #c006
 @dataclass(frozen=True, eq=False)
 class _Table:
     "Columns of a file, unchanged. `names`: what the file calls them; `line`: gives the line of a row, where a file has lines."
@@ -45,7 +45,7 @@ class _Table:
         "Raise because the whole column is of another type."
         raise PromptrecError(f"{self.path}, column {self.names[column]!r}: {says}, not {self.columns[column].type}. Repair the file.")
 
-# %% ../../nbs/02_data.table.ipynb #c007
+# %% ../../nbs/02_data.table.ipynb #c008
 TABLE_INTERACTIONS = {"user": ("user",), "item": ("item",), "timestamp": ("timestamp",), "rating": ("rating",)}
 TABLE_ITEMS = {"item": ("item",), "title": ("title",), "genres": ("genres",)}
 
@@ -54,12 +54,13 @@ def _choose(path: Path, head: list, want: dict, need: tuple) -> dict:
     chosen = {c: next((n for n in names if n in head), None) for c, names in want.items()}
     chosen = {c: n for c, n in chosen.items() if n is not None}
     if lack := [" or ".join(map(repr, want[c])) for c in need if c not in chosen]:
-        raise PromptrecError(f"{path} has no column {', '.join(lack)}. Its columns are {', '.join(map(repr, head))}.")
+        raise PromptrecError(f"{path} has no column {', '.join(lack)}. Its columns are {', '.join(map(repr, head))}."
+                             + (" Where no times are known, number the rows in their order." if "timestamp" in need and "timestamp" not in chosen else ""))
     if twice := [n for n in chosen.values() if head.count(n) > 1]:
         raise PromptrecError(f"{path} has the column {twice[0]!r} twice. Leave only one.")
     return chosen
 
-# %% ../../nbs/02_data.table.ipynb #c009
+# %% ../../nbs/02_data.table.ipynb #c010
 def _records(path: Path, sep: str, quotes: bool):
     "(line where it begins, fields) of each record, blank lines left out; raises where quotes are wrong."
     text, first = read_text(path), 1
@@ -86,7 +87,7 @@ def _header(path: Path, line: bytes, sep: str, quotes: bool) -> list:
     try: return next(csv.reader([text], strict=True), [])
     except csv.Error as e: raise bad_line(path, 1, f"not CSV ({e})", text) from None
 
-# %% ../../nbs/02_data.table.ipynb #c010
+# %% ../../nbs/02_data.table.ipynb #c011
 def _read_delimited(path: Path, sep: str, quotes: bool, choose: Callable) -> _Table:
     "A file with a header; `choose(path, head)` says which columns are meant. Everything is text."
     head, _, body = read_bytes(path).partition(b"\n")
@@ -103,7 +104,7 @@ def _read_delimited(path: Path, sep: str, quotes: bool, choose: Callable) -> _Ta
     line = lambda row: next(islice(_records(path, sep, quotes), row + 1, None))[0]
     return _Table(path, {c: rows[p] for c, p in positions.items()}, names, line)
 
-# %% ../../nbs/02_data.table.ipynb #c012
+# %% ../../nbs/02_data.table.ipynb #c013
 def _read_parquet(path: Path, choose: Callable) -> _Table:
     "The columns that `choose(path, head)` names, of the types they have."
     try:
@@ -117,7 +118,7 @@ def _read_parquet(path: Path, choose: Callable) -> _Table:
     return _Table(path, {c: rows[n].cast(rows[n].type.value_type) if pa.types.is_dictionary(rows[n].type) else rows[n]
                          for c, n in names.items()}, names)
 
-# %% ../../nbs/02_data.table.ipynb #c014
+# %% ../../nbs/02_data.table.ipynb #c015
 def _is_text(kind: pa.DataType) -> bool: return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 def _ids(t: _Table, column: str) -> pa.ChunkedArray:
@@ -144,7 +145,7 @@ def _numbers(t: _Table, column: str) -> pa.ChunkedArray:
     t.refuse(column, pc.invert(pc.is_finite(numbers)).fill_null(False), "not a finite number")
     return numbers
 
-# %% ../../nbs/02_data.table.ipynb #c016
+# %% ../../nbs/02_data.table.ipynb #c017
 _DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?( ?(Z|[-+][0-9]{2}(:?[0-9]{2})?))?)?$"
 
 def _dates(t: _Table, column: str) -> pa.ChunkedArray:
@@ -164,7 +165,7 @@ def _times(t: _Table, column: str) -> pa.ChunkedArray:
     zone = getattr(times.type, "tz", None)
     return pc.divide(times.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64()).cast(pa.float64(), safe=False), 1e6)
 
-# %% ../../nbs/02_data.table.ipynb #c018
+# %% ../../nbs/02_data.table.ipynb #c019
 def _interactions(t: _Table) -> tuple[pd.DataFrame, dict]:
     "The interactions that `make_dataset` takes, and its notes."
     columns = {"user": _ids(t, "user"), "item": _ids(t, "item"), "timestamp": _times(t, "timestamp")}
@@ -191,7 +192,7 @@ def _genres(t: _Table, sep: str) -> list[tuple]:
         t.refuse_type("genres", "genres are text or lists of text")
     return [tuple(g.strip() for g in gs or () if g and g.strip()) for gs in genres.to_pylist()]
 
-# %% ../../nbs/02_data.table.ipynb #c019
+# %% ../../nbs/02_data.table.ipynb #c020
 def _items(t: _Table, sep: str = "|") -> pd.DataFrame:
     "The catalogue that `make_dataset` takes."
     items = pd.DataFrame({"item": _ids(t, "item").to_pandas()})
@@ -200,7 +201,7 @@ def _items(t: _Table, sep: str = "|") -> pd.DataFrame:
     if "genres" in t: items["genres"] = _genres(t, sep)
     return items
 
-# %% ../../nbs/02_data.table.ipynb #c021
+# %% ../../nbs/02_data.table.ipynb #c022
 ATOMIC_INTERACTIONS = {"user": ("user_id",), "item": ("item_id",), "timestamp": ("timestamp",), "rating": ("rating",)}
 ATOMIC_ITEMS = {"item": ("item_id",), "title": ("title", "movie_title", "book_title", "item_name", "artist_name", "app_name", "name"),
                 "genres": ("genres", "genre", "class", "categories", "category"), "year": ("release_year",)}
@@ -223,29 +224,20 @@ def _atomic_items(path: Path) -> pd.DataFrame:
     commas = pc.any(pc.match_substring(t.columns["genres"], ", ")).as_py()
     return _items(t, ", " if commas else " ")
 
-# %% ../../nbs/02_data.table.ipynb #c023
-def _check_words(where: str, words) -> dict:
-    "`words` if each is some text."
-    for name, word in words.items():
-        if not isinstance(word, str) or not word.strip(): raise PromptrecError(f"{where}: {name!r} must be some text, not {word!r}.")
-    return words
-
-def _read_domain(path: Path) -> Domain:
-    "The domain in a `domain.json`."
+# %% ../../nbs/02_data.table.ipynb #c024
+def _domain(folder: Path) -> Domain:
+    "The domain of a `domain.json`, or shopping."
+    path = folder/"domain.json"
+    if not path.exists(): return DOMAINS["shopping"]
     try: words = json.loads(read_text(path))
     except json.JSONDecodeError as e: raise PromptrecError(f"{path}, line {e.lineno}: not JSON ({e.msg}).") from None
     if not isinstance(words, dict) or set(words) != {"prefix", "verb", "noun"}:
         raise PromptrecError(f"{path}: not an object with prefix, verb and noun, and nothing else.")
-    return Domain("own", **_check_words(str(path), words))
+    for name, word in words.items():
+        if not isinstance(word, str) or not word.strip(): raise PromptrecError(f"{path}: {name!r} must be some text, not {word!r}.")
+    return Domain("own", **words)
 
-def _domain(folder: Path, name: str | None, words: dict) -> Domain:
-    "The known domain `name`, else the one in the folder, else shopping; single `words` go before."
-    path, words = folder/"domain.json", _check_words("words of the prompts", {k: w for k, w in words.items() if w is not None})
-    if name is not None: domain = DOMAINS[check_name("domain", name, DOMAINS)]
-    else: domain = _read_domain(path) if path.exists() else DOMAINS["shopping"]
-    return replace(domain, name="own", **words) if words else domain
-
-# %% ../../nbs/02_data.table.ipynb #c025
+# %% ../../nbs/02_data.table.ipynb #c026
 def _find(folder: Path, *names: str) -> Path:
     "The one file with one of these names."
     found = sorted(p for name in names for p in folder.glob(name) if p.is_file())
@@ -268,23 +260,16 @@ def _read_pair(folder: Path) -> tuple[_Table, pd.DataFrame | None, Path]:
     second = _find(folder, *tables("items"))
     return _read_table(first, TABLE_INTERACTIONS, need), _items(_read_table(second, TABLE_ITEMS, ("item", "title"))), second
 
-# %% ../../nbs/02_data.table.ipynb #c026
-def read_folder(
-    folder,             # has the files; the data set gets its name
-    domain: str = None, # a name of `DOMAINS`; by default what domain.json says, else "shopping"
-    prefix: str = None, # single words of the prompts that go before those of the domain
-    verb: str = None,
-    noun: str = None,
-) -> Dataset:
-    """Your own interactions and items, from CSV, Parquet or RecBole's atomic files. An item that the catalogue lacks gets its id as
+# %% ../../nbs/02_data.table.ipynb #c027
+def read_folder(folder) -> Dataset:
+    """Your own interactions and items, from CSV, Parquet or RecBole's atomic files; the data set is called as the folder. An item that the catalogue lacks gets its id as
     title, and is counted in `notes`. `PromptrecError` names file, line and column of a bad value."""
     folder = Path(folder).expanduser().resolve()
     if not folder.is_dir(): raise PromptrecError(f"{folder} is not a folder.")
-    words = _domain(folder, domain, {"prefix": prefix, "verb": verb, "noun": noun})
     table, items, where = _read_pair(folder)
     rows, notes = _interactions(table)
     if items is None: items = rows[["item"]].drop_duplicates()
     if rows["item"].dtype != items["item"].dtype: rows, items = rows.astype({"item": str}), items.astype({"item": str})
     if not rows["item"].isin(items["item"]).any():
         raise PromptrecError(f"{where} has none of the items of {table.path.name}, such as {rows['item'].iloc[0]!r}. Use the same ids in both.")
-    return make_dataset(folder.name, words, rows, items, notes)
+    return make_dataset(folder.name, _domain(folder), rows, items, notes)
