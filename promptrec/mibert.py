@@ -6,26 +6,24 @@
 __all__ = ['ABLATIONS', 'MiBertSettings', 'MiBertNet', 'WindowBatches', 'MiBert']
 
 # %% ../nbs/34_mibert.ipynb #c002
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 import torch.nn.functional as F
 
 from .backbone import load_encoder, load_tokenizer
 from .contrast import window_contrast
-from .core import Dataset, PromptrecError, atomic_path, check_least, rng
+from .core import Dataset, PromptrecError, check_least, rng
 from .fit import Loop, bucketed
 from .fusion import Fusion
 from .interests import ShortTerm, long_term
 from .moe import MixtureOfExperts
 from .prompt import PromptEncoder, cut, encode, pad, window_rows, window_starts
-from .recommender import Recommender
+from .recommender import Recommender, load_model, save_model
 from .split import Histories, Split, histories_at
 from .titles import TitleTable, mean_of_words
 
@@ -188,14 +186,6 @@ class MiBert(Recommender):
             scores[which] = logits if candidates is None else np.take_along_axis(logits, candidates[which], 1)
         return scores
 
-    def save(self, folder: Path) -> None:
-        "Write `model.safetensors` and `model.json` into `folder`."
-        with atomic_path(Path(folder)/"model.safetensors") as tmp: save_file({k: v.contiguous() for k, v in self.net.state_dict().items()}, tmp)
-        with atomic_path(Path(folder)/"model.json") as tmp: tmp.write_text(json.dumps({"dataset": self.dataset.hash, **asdict(self.settings)}, indent=1))
+    def save(self, folder: Path) -> None: "Write `model.safetensors` and `model.json` into `folder`."; save_model(folder, self)
 
-    def load(self, folder: Path) -> None:
-        "Read the weights that `save` wrote for the same data; raises otherwise."
-        path = Path(folder)/"model.json"
-        if not path.exists(): raise PromptrecError(f"{path} is missing: this folder holds no saved model.")
-        if json.loads(path.read_text())["dataset"] != self.dataset.hash: raise PromptrecError(f"{path}: that model was trained on other data.")
-        self.net.load_state_dict(load_file(Path(folder)/"model.safetensors"))
+    def load(self, folder: Path) -> None: "Read the weights that `save` wrote for the same data; raises otherwise."; load_model(folder, self)

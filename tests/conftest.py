@@ -6,7 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # on a busy machine more threads 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-import pytest
+import numpy as np, pandas as pd, pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,3 +31,16 @@ def papermill():
         command = [sys.executable, "-m", "papermill", str(ROOT/"nbs"/f"{name}.ipynb"), str(out), "--no-progress-bar", *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=600)
     return run
+
+
+@pytest.fixture
+def own(tmp_path):
+    "A folder with somebody's own data: 40 readers of 30 books, unicode, a title and some genres missing, rows out of order."
+    g, folder = np.random.default_rng(0), tmp_path/"my-books"
+    folder.mkdir()
+    rows = pd.DataFrame([(f"reader {u}", f"b{i}", t) for u in range(40) for t, i in enumerate(g.permutation(30)[:g.integers(6, 12)])],
+                        columns=["user", "item", "timestamp"])
+    rows.sample(frac=1, random_state=0).to_csv(folder/"interactions.csv", index=False)
+    pd.DataFrame({"item": [f"b{i}" for i in range(30)], "title": ["" if i == 3 else f"Büch, no. {i}" for i in range(30)],
+                  "genres": ["Drama|Poetry" if i % 2 else "" for i in range(30)]}).to_csv(folder/"items.csv", index=False)
+    return folder

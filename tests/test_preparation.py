@@ -20,19 +20,6 @@ for name in sys.argv[1:]: print(*here(name))
 """
 
 
-@pytest.fixture
-def own(tmp_path):
-    "A folder with somebody's own data: 40 readers of 30 books, unicode, a title and some genres missing, rows out of order."
-    g, folder = np.random.default_rng(0), tmp_path/"my-books"
-    folder.mkdir()
-    rows = pd.DataFrame([(f"reader {u}", f"b{i}", t) for u in range(40) for t, i in enumerate(g.permutation(30)[:g.integers(6, 12)])],
-                        columns=["user", "item", "timestamp"])
-    rows.sample(frac=1, random_state=0).to_csv(folder/"interactions.csv", index=False)
-    pd.DataFrame({"item": [f"b{i}" for i in range(30)], "title": ["" if i == 3 else f"Büch, no. {i}" for i in range(30)],
-                  "genres": ["Drama|Poetry" if i % 2 else "" for i in range(30)]}).to_csv(folder/"items.csv", index=False)
-    return folder
-
-
 def hashes(names, hash_seed):
     "Hashes of data, split and candidates of each data set, in a process of its own."
     env = dict(os.environ, PYTHONHASHSEED=str(hash_seed))

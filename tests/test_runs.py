@@ -97,7 +97,7 @@ def test_full_disk_is_a_clear_error_and_leaves_nothing_half_written(tmp_path):
 
 @pytest.mark.parametrize("given, words", [
     ({"dataset": "ml-100"}, ["Unknown dataset 'ml-100'", "ml-100k, movielens-small"]),
-    ({"model": "mibird"}, ["Unknown model 'mibird'", "popularity, mibert"]),
+    ({"model": "mibird"}, ["Unknown model 'mibird'", "mibert, mibert-pb"]),
     ({"epochz": 3}, ["Unknown parameter of mibert 'epochz'", "epochs"])])
 def test_wrong_parameters_end_the_notebook_with_what_is_known(papermill, tmp_path, given, words):
     done = papermill("train", tmp_path/"out.ipynb", out_dir=tmp_path/"runs", **given)
