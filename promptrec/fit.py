@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'PRECISIONS', 'bucketed', 'Batches', 'LoopSettings', 'LoopState', 'save_state', 'load_state',
-           'pick_precision', 'Loop']
+           'pick_precision', 'groups_of', 'check_loss', 'end_epoch', 'Loop']
 
 # %% ../nbs/60_fit.ipynb #c002
 import math, signal, threading, time
@@ -121,6 +121,34 @@ def pick_precision(wanted: str) -> str:
     return "bf16" if getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() else "no"
 
 # %% ../nbs/60_fit.ipynb #c020
+def groups_of(parameters, lr: float, weight_decay: float) -> list[dict]:
+    "AdamW's parameter groups: no decay on biases and norms, nothing that is frozen."
+    parameters = [p for p in parameters if p.requires_grad]
+    groups = [{"params": [p for p in parameters if (p.ndim > 1) == wide], "lr": lr, "weight_decay": weight_decay if wide else 0.0} for wide in (True, False)]
+    return [g for g in groups if g["params"]]
+
+def check_loss(state: LoopState, optimizer) -> None:
+    "Stop clearly on a loss that is not finite."
+    if not math.isfinite(float(state.sums["loss"])):
+        raise PromptrecError(f"The loss is not finite by step {state.step} of epoch {state.epoch + 1} (learning rate "
+                             f"{optimizer.param_groups[0]['lr']:.2g}). Use a smaller learning rate or clip, or precision='no'.")
+
+# %% ../nbs/60_fit.ipynb #c021
+def end_epoch(state: LoopState, model: nn.Module, validate: Callable | None, monitor: str, show: bool) -> None:
+    "Validate, note the curves, keep the best weights, and turn `state` to the next epoch."
+    n = max(1, state.step)
+    row = {"epoch": state.epoch + 1, **{k: (v/n).tolist() if torch.is_tensor(v) else v/n for k, v in state.sums.items()}, "seconds": state.seconds}
+    model.eval()
+    if validate: row.update(validate())
+    value = row[check_name("metric to monitor", monitor, row)] if validate else state.epoch
+    state.curves.append(row)
+    state.epoch, state.step, state.seconds, state.sums = state.epoch + 1, 0, 0.0, {}
+    if value > state.best:
+        state.best, state.best_epoch = float(value), state.epoch
+        state.best_weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+    if show: print("  ".join(f"{k} {v:.4g}" for k, v in row.items() if np.isscalar(v)))
+
+# %% ../nbs/60_fit.ipynb #c022
 class Loop:
     """Trains a module. With a `folder` it keeps `checkpoint.pt` there after every epoch and on interruption, and `resume=True`
     goes on from it (from the start if there is none yet). `fingerprint` names the configuration and data the checkpoint belongs to."""
@@ -143,7 +171,7 @@ class Loop:
         with _noted_signals() as stop:
             while state.epoch < s.epochs and state.epoch - state.best_epoch < max(1, s.patience):
                 self._epoch(acc, wrapped, optimizer, batches, state, stop, model)
-                self._judge(model, validate, state)
+                end_epoch(state, model, validate, s.monitor, self.progress)
                 self._save(acc, state, model, optimizer)
                 if stop: self._interrupted(stop)
         if state.best_weights is not None: model.load_state_dict(state.best_weights)
@@ -167,32 +195,12 @@ class Loop:
             optimizer.step(); optimizer.zero_grad()
             for k, v in {"loss": loss, **logs}.items(): state.sums[k] = state.sums.get(k, 0.) + v.detach().double()
             state.step, state.seconds = step + 1, time.perf_counter() - started
-            if step % 10 == 0 or step + 1 == len(plan) or stop: self._check(state, optimizer)
+            if step % 10 == 0 or step + 1 == len(plan) or stop: check_loss(state, optimizer)
             bar.update()
             if stop:
                 self._save(acc, state, model, optimizer)
                 self._interrupted(stop)
         bar.close()
-
-    def _check(self, state, optimizer):
-        "Stop clearly on a loss that is not finite."
-        if not math.isfinite(float(state.sums["loss"])):
-            raise PromptrecError(f"The loss is not finite by step {state.step} of epoch {state.epoch + 1} (learning rate "
-                                 f"{optimizer.param_groups[0]['lr']:.2g}). Use a smaller learning rate or clip, or precision='no'.")
-
-    def _judge(self, model, validate, state):
-        "End an epoch: validate, note the curves, keep the best weights."
-        n = max(1, state.step)
-        row = {"epoch": state.epoch + 1, **{k: (v/n).tolist() if torch.is_tensor(v) else v/n for k, v in state.sums.items()}, "seconds": state.seconds}
-        model.eval()
-        if validate: row.update(validate())
-        value = row[check_name("metric to monitor", self.settings.monitor, row)] if validate else state.epoch
-        state.curves.append(row)
-        state.epoch, state.step, state.seconds, state.sums = state.epoch + 1, 0, 0.0, {}
-        if value > state.best:
-            state.best, state.best_epoch = float(value), state.epoch
-            state.best_weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-        if self.progress: print("  ".join(f"{k} {v:.4g}" for k, v in row.items() if np.isscalar(v)))
 
     def _save(self, acc, state, model, optimizer):
         if self.checkpoint and acc.is_main_process: save_state(self.checkpoint, state, model, optimizer, self.fingerprint)

@@ -58,11 +58,14 @@ class PromptEncoder:
         rights = tokenizer([clauses(g, r) for g in genres for r in (*self.ratings, np.nan)], add_special_tokens=False)["input_ids"]
         self.right_at = offsets_of([len(r) for r in rights])
         self.right = np.concatenate(rights).astype(np.int32)
-        self.budget = max_tokens - len(self.head) - len(self.tail)
-        longest = len(self.left) + np.diff(self.right_at).max()
+        self.check_budget(ds, len(self.left) + np.diff(self.right_at).max())
+
+    def check_budget(self, ds: Dataset, longest: int, hint: str = "") -> None:
+        "Set `budget`, the tokens of a prompt that statements may take; raises if the `longest` of them has more."
+        self.budget = self.max_tokens - len(self.head) - len(self.tail)
         if self.budget < longest:
-            raise PromptrecError(f"max_tokens={max_tokens} leaves {self.budget} tokens for statements, but the longest of {ds.name} has "
-                                 f"{longest}: use max_tokens >= {max_tokens - self.budget + longest}.")
+            raise PromptrecError(f"max_tokens={self.max_tokens} leaves {self.budget} tokens for statements, but the longest of {ds.name} has "
+                                 f"{longest}: use max_tokens >= {self.max_tokens - self.budget + longest}{hint}.")
 
     def kinds(self, h: Histories) -> np.ndarray:
         "Row of the `right` table for each interaction [n]; raises on a rating that the data set never has."

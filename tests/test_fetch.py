@@ -7,7 +7,7 @@ from promptrec.core import PromptrecError
 from promptrec.data import fetch
 from promptrec.data.fetch import Files, Source, SOURCES, at_hand, locate, sources_table
 
-RATINGS, CORE, META = b"u1,i1,5.0,1\n" * 20_000, gzip.compress(b"{'asin': 'i1'}\n" * 9), gzip.compress(b"{'title': 'one'}\n" * 9)
+RATINGS, CORE, META = b"u1,i1,5.0,1\n" * 20_000, gzip.compress(b"{'asin': 'i1'}\n" * 9, mtime=0), gzip.compress(b"{'title': 'one'}\n" * 9, mtime=0)
 RELEASES = [s for s in SOURCES.values() if isinstance(s.ways[0], Files)]
 
 

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .bert4rec import smallest
 from .sasrec import SasRecNet, SasRecSettings
-from .sequences import ItemTable, SequenceBatches, SequenceRecommender, padded
+from .sequences import ItemTable, SequenceBatches, SequenceRecommender, padded, smallest
 from ..core import Dataset, ragged_arange
 from ..split import Split
 

@@ -16,9 +16,9 @@ import torch
 from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.sparse import csr_array, vstack
 
-from .counting import check_fitted, from_arrays, history_matrix, load_arrays, save_arrays, sparse_arrays
+from .counting import check_fitted, from_arrays, history_matrix, sparse_arrays
 from ..core import Dataset, PromptrecError, check_least
-from ..recommender import Recommender
+from ..recommender import Recommender, load_arrays, save_arrays
 from ..split import Histories, Split
 
 # %% ../../nbs/50_baselines.linear.ipynb #c005

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, T5Config, T5Model
 from ..backbone import backbone_path, load_encoder, load_tokenizer
 from .sequences import padded
 from ..core import Dataset, PromptrecError, check_least, offsets_of, ragged_arange
-from ..fit import Loop
+from ..fit import Loop, groups_of
 from ..mibert import WindowBatches
 from ..prompt import PromptEncoder, cut
 from ..recommender import Recommender, load_model, save_model
@@ -79,23 +79,15 @@ class P5Prompts(PromptEncoder):
         names, self.head, self.left = item_names(ds.titles, tokenizer, title_tokens), self.head[1:], self.left[:-1]
         pieces = [*names, *rights, self.head, self.left, self.tail]
         self.at, self.n_items = offsets_of([len(p) for p in pieces]), len(names)
-        self._fits(ds)
+        n = np.diff(self.at)
+        right = n[self.n_items:-3].reshape(-1, len(self.ratings) + 1).max(1)
+        self.check_budget(ds, len(self.left) + (n[:self.n_items] + right[self.genre]).max(), ", or fewer title_tokens")
         tokens = np.concatenate(pieces)
         self.kept = np.unique(np.r_[self.pad_id, tokens]) if compact else np.arange(len(tokenizer))
         self.pieces = np.searchsorted(self.kept, tokens)
         self.pad_id, self.end = 0, int(self.pieces[-1])  # padding is 0 in T5's vocabulary and in BERT's
         text = tokenizer.convert_ids_to_tokens(self.kept.tolist())
         self.begins = torch.tensor([t.startswith("▁") if space is not None else not t.startswith("##") for t in text])
-
-    def _fits(self, ds):
-        "Raise if an item's statement is longer than a prompt."
-        n = np.diff(self.at)
-        self.budget = self.max_tokens - len(self.head) - len(self.tail)
-        right = n[self.n_items:-3].reshape(-1, len(self.ratings) + 1).max(1)
-        longest = len(self.left) + (n[:self.n_items] + right[self.genre]).max()
-        if self.budget < longest:
-            raise PromptrecError(f"max_tokens={self.max_tokens} leaves {self.budget} tokens for statements, but one of {ds.name} has {longest}: "
-                                 f"use max_tokens >= {self.max_tokens - self.budget + longest}, or fewer title_tokens.")
 
     def statement_lengths(self, h: Histories) -> np.ndarray:
         "Tokens of each interaction's statement [n]."
@@ -154,7 +146,7 @@ class Trie:
 # %% ../../nbs/57_baselines.p5.ipynb #c027
 def _heads(x: torch.Tensor, heads: int) -> torch.Tensor: "[B, n, d] as [B, heads, n, d/heads]."; return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
-class P5Net(nn.Module):
+class _T5(nn.Module):
     "A T5 whose prompts may have whole-word embeddings (P5, section 3.2)."
     def __init__(self, t5: T5Model, s: P5Settings):
         super().__init__()
@@ -179,6 +171,9 @@ class P5Net(nn.Module):
         there = labels >= 0
         return F.cross_entropy(self.logits(h[there]).float(), labels[there]), {}
 
+# %% ../../nbs/57_baselines.p5.ipynb #c028
+class P5Net(_T5):
+    "The same, and what scoring asks of it: each prompt encoded once, the decoder a level of the tree at a time."
     def memory(self, batch: dict) -> tuple[list, torch.Tensor]:
         "Keys and values of prompts for each layer of the decoder [B, heads, L, d/heads], and the mask [B, 1, 1, L]."
         H, cross = self.states(batch), [b.layer[1].EncDecAttention for b in self.decoder.block]
@@ -204,7 +199,7 @@ class P5Net(nn.Module):
             x = feed(x)
         return self.decoder.final_layer_norm(x), now
 
-# %% ../../nbs/57_baselines.p5.ipynb #c029
+# %% ../../nbs/57_baselines.p5.ipynb #c030
 def _read(net: P5Net, memory: tuple, past: list, read: np.ndarray, parent: np.ndarray) -> tuple[torch.Tensor, list]:
     "`P5Net.step` from arrays: log-probabilities of the tokens after each node [B, n, vocabulary], and the new `past`."
     h, past = net.step(memory, past, *(torch.from_numpy(x).to(net.words.weight.device) for x in (read, parent)))
@@ -220,7 +215,7 @@ def tree_scores(net: P5Net, trie: Trie, memory: tuple, rows: np.ndarray) -> np.n
         score = score + found[b, at, then.clamp(min=0)].masked_fill(then < 0, 0.)
     return score.cpu().numpy()
 
-# %% ../../nbs/57_baselines.p5.ipynb #c031
+# %% ../../nbs/57_baselines.p5.ipynb #c032
 def _best(row: np.ndarray, score: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     "Which of `score` [n] are among the `k` highest of their `row` [n], by row, best first, and the place of each in its row."
     order = np.lexsort((-score, row))
@@ -251,6 +246,7 @@ def beam_search(net: P5Net, trie: Trie, memory: tuple, k: int, beams: int, penal
         low[at], high[at] = starts[child[left]], ends[child[left] + 1]
     return trie.order[done[1]].reshape(B, k), done[2].reshape(B, k)
 
+# %% ../../nbs/57_baselines.p5.ipynb #c033
 def _finished(done, new, over, B, k):
     "The `k` best titles of each prompt so far, and the score of the last of them [B], -inf where there are fewer."
     done = [np.concatenate([x, y[over]]) for x, y in zip(done, new)]
@@ -259,7 +255,7 @@ def _finished(done, new, over, B, k):
     least[done[0][place == k - 1]] = done[2][place == k - 1]
     return done, least
 
-# %% ../../nbs/57_baselines.p5.ipynb #c034
+# %% ../../nbs/57_baselines.p5.ipynb #c036
 class P5Batches(WindowBatches):
     "Training prompts of a split as batches for `Loop`, with the titles that follow them as `labels`."
     def __init__(self, split: Split, enc: P5Prompts, trie: Trie, s: P5Settings, batch_size: int, seed: int):
@@ -270,7 +266,7 @@ class P5Batches(WindowBatches):
         stop = self.stop[which]
         return self.enc.batch(histories_at(self.ds, self.start[which], stop)) | {"labels": self.trie.labels(self.ds.item[stop])}
 
-# %% ../../nbs/57_baselines.p5.ipynb #c036
+# %% ../../nbs/57_baselines.p5.ipynb #c038
 class P5(Recommender):
     "P5 as paper A's baseline, behind the `Recommender` protocol."
     def __init__(self, dataset: Dataset, settings: P5Settings = P5Settings(), data_dir=None):
@@ -297,9 +293,9 @@ class P5(Recommender):
 
     def fit(self, split: Split, loop: Loop, validate=None) -> pd.DataFrame:
         "Train on the split's windows; see `Recommender.fit`. Norms do not decay."
-        s, parameters = loop.settings, list(self.net.parameters())
-        groups = [{"params": [p for p in parameters if (p.ndim > 1) == wide], "lr": s.lr, "weight_decay": s.weight_decay if wide else 0.} for wide in (True, False)]
-        return loop.run(self.net, P5Batches(split, self.prompts, self.trie, self.settings, s.batch_size, s.seed), groups, validate)
+        s = loop.settings
+        batches = P5Batches(split, self.prompts, self.trie, self.settings, s.batch_size, s.seed)
+        return loop.run(self.net, batches, groups_of(self.net.parameters(), s.lr, s.weight_decay), validate)
 
     def _batches(self, histories: Histories, each: int, cells: int):
         "Histories cut to the budget, of similar length, so many at a time that `each` nodes of all have at most `cells` logits: which they are, and the network's memory of them."

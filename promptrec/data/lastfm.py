@@ -6,7 +6,6 @@
 __all__ = ['SINCE', 'UNTIL', 'COLLECTED', 'MOST_TAGS', 'lastfm_counts', 'read_lastfm']
 
 # %% ../../nbs/02_data.lastfm.ipynb #c002
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +13,7 @@ import pyarrow as pa
 
 from ..core import DOMAINS, Dataset, PromptrecError, make_dataset
 from .fetch import locate
-from .lines import bad_line, read_fields, read_table
+from .lines import bad_line, first_numbers, read_fields, read_table
 
 # %% ../../nbs/02_data.lastfm.ipynb #c007
 def _tagged(folder: Path) -> pd.DataFrame:
@@ -26,12 +25,10 @@ def _names(path: Path, header: list, encoding: str) -> dict:
     "Number -> name, the first two columns of a catalogue; `PromptrecError` names the first line that is not like its header."
     (_, head), *rows = read_fields(path, "\t", encoding)
     if head != header: raise bad_line(path, 1, f"not the header {header}")
-    names = {}
+    says = f"not {', '.join(header)}"
     for n, fields in rows:
-        if len(fields) != len(header) or not re.fullmatch("[0-9]{1,18}", fields[0]): raise bad_line(path, n, f"not {', '.join(header)}")
-        if int(fields[0]) in names: raise bad_line(path, n, f"a second line with this {header[0]}")
-        names[int(fields[0])] = fields[1].strip()
-    return names
+        if len(fields) != len(header): raise bad_line(path, n, says)
+    return dict(zip(first_numbers(path, rows, says, f"a second line with this {header[0]}"), [fields[1].strip() for _, fields in rows]))
 
 def _artists(folder: Path) -> dict: return _names(folder/"artists.dat", ["id", "name", "url", "pictureURL"], "utf-8")
 def _tags(folder: Path) -> dict: return _names(folder/"tags.dat", ["tagID", "tagValue"], "latin-1")

@@ -14,9 +14,9 @@ import pandas as pd
 import pyarrow as pa
 
 from ..core import DOMAINS, Dataset, PromptrecError, check_name, eight_one_one, make_dataset, select
-from .fetch import at_hand, locate
+from .fetch import is_here, locate
 from .frames import read_pickled_frame
-from .lines import bad_line, read_fields, read_objects
+from .lines import bad_line, first_numbers, read_fields, read_objects
 from .movielens import read_movielens
 
 # %% ../../nbs/02_data.llara.ipynb #c004
@@ -100,14 +100,13 @@ _GENRES = ("Action|Adventure|Animation|Children's|Comedy|Crime|Documentary|Drama
 def _names(path: Path) -> pd.DataFrame:
     "The catalogue that `make_dataset` takes."
     movies = path.name == "u.item"
-    rows, ids = read_fields(path, *(("|", "latin-1") if movies else ("::",))), set()
+    rows, says = read_fields(path, *(("|", "latin-1") if movies else ("::",))), "not a number and a name"
     for n, fields in rows:
-        if len(fields) < 2 or not (fields[0].isascii() and fields[0].isdigit()): raise bad_line(path, n, "not a number and a name")
-        if int(fields[0]) in ids: raise bad_line(path, n, "a second item with this number")
-        ids.add(int(fields[0]))
+        if len(fields) < 2: raise bad_line(path, n, says)
+    ids = first_numbers(path, rows, says, "a second item with this number")
     titles = [fields[1] if movies else "::".join(fields[1:]) for _, fields in rows]
     genres = [tuple(g for g, flag in zip(_GENRES, fields[6:]) if flag == "1") if movies else () for _, fields in rows]
-    return pd.DataFrame({"item": [int(fields[0]) for _, fields in rows], "title": titles, "genres": genres})
+    return pd.DataFrame({"item": ids, "title": titles, "genres": genres})
 
 # %% ../../nbs/02_data.llara.ipynb #c015
 def _with_all_items(ds: Dataset, items: pd.DataFrame) -> Dataset:
@@ -135,7 +134,7 @@ def read_llara(
     users only the last window is known. Times are unknown, the order is not. `llara-movielens` is rebuilt where its files are not at
     hand. `PromptrecError` names file and row where windows do not make sequences."""
     check_name("LLaRA release", name, RELEASES)
-    if name == "llara-movielens" and name not in at_hand(data_dir)["dataset"]: return rebuild_movielens(data_dir)
+    if name == "llara-movielens" and not is_here(name, data_dir): return rebuild_movielens(data_dir)
     folder, (domain, padding) = locate(name, data_dir), RELEASES[name]
     movies = name == "llara-movielens"
     items = _names(folder/("u.item" if movies else "id2name.txt"))

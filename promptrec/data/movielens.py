@@ -16,7 +16,7 @@ import pyarrow as pa
 from ..core import DOMAINS, Dataset, PromptrecError, check_name, make_dataset
 from .fetch import locate
 from .frames import read_pickled_frame
-from .lines import bad_line, read_csv_fields, read_fields, read_table
+from .lines import bad_line, first_numbers, read_csv_fields, read_fields, read_table
 
 # %% ../../nbs/02_data.movielens.ipynb #c005
 TYPES = {"user": pa.int64(), "item": pa.int64(), "rating": pa.float64(), "timestamp": pa.int64()}
@@ -28,13 +28,9 @@ def read_ratings(path, sep: bytes, header: bytes = b"") -> pd.DataFrame:
 # %% ../../nbs/02_data.movielens.ipynb #c009
 def _catalogue(path: Path, rows: list, width: int) -> list:
     "`rows` of (line number, fields), checked: `width` fields each, the first a number that is there once."
-    seen = set()
     for n, fields in rows:
         if len(fields) != width: raise bad_line(path, n, f"{len(fields)} fields, not {width}")
-        if not re.fullmatch(r"[0-9]{1,18}", fields[0]): raise bad_line(path, n, "not a movie's number")
-        if int(fields[0]) in seen: raise bad_line(path, n, "a second movie with this number")
-        seen.add(int(fields[0]))
-    if not seen: raise PromptrecError(f"{path} lists no movies. Fetch it again.")
+    if not first_numbers(path, rows, "not a movie's number", "a second movie with this number"): raise PromptrecError(f"{path} lists no movies. Fetch it again.")
     return rows
 
 # %% ../../nbs/02_data.movielens.ipynb #c010
