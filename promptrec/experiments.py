@@ -43,8 +43,9 @@ _PROMPTS = {"paper": {"epochs": 20},
             "tiny": {**_CLOZE, "layers": 1, "max_tokens": 64, "windows": 1, "batch_size": 64, "epochs": 1}}
 _ITEMS = {"lr": 1e-3, "weight_decay": 0.0, "batch_size": 128, "clip": 0.0}
 _SEQUENCES = {"paper": {**_ITEMS, "epochs": 300, "patience": 20},
-              "quick": {**_ITEMS, "epochs": 60, "patience": 8},
+              "quick": {**_ITEMS, "batch_size": 32, "epochs": 100, "patience": 10},
               "tiny": {**_ITEMS, "max_items": 20, "epochs": 1}}
+_CLOZED = _SEQUENCES | {"paper": {**_ITEMS, "batch_size": 64, "epochs": 300, "patience": 50}}
 _WINDOWS = {"paper": {**_ITEMS, "batch_size": 512, "epochs": 50, "patience": 5}, "quick": {**_ITEMS, "batch_size": 512, "epochs": 10},
             "tiny": {**_ITEMS, "batch_size": 8192, "epochs": 1}}
 _T5 = {"paper": {"epochs": 20},
@@ -59,17 +60,18 @@ def pick_preset(name: str) -> str:
 # %% ../nbs/71_experiments.ipynb #c007
 @dataclass(frozen=True)
 class Model:
-    "How to build a recommender from `(dataset, settings, data_dir)`, its default settings (None: there are none), and what the presets change in settings and loop (None: nothing to train)."
+    "How to build a recommender from `(dataset, settings, data_dir)`, its default settings (None: there are none), what the presets change in settings and loop (None: nothing to train), and whether the whole catalogue is too `dear` to be scored after each epoch."
     build: Callable
     settings: object = None
     presets: dict = None
+    dear: bool = False
 
 MODELS = {**{name: Model(MiBert, replace(MiBertSettings(), **off), _PROMPTS) for name, off in ABLATIONS.items()},
           "popularity": Model(lambda ds, settings, data_dir: Popularity(ds)),
           "markov": Model(Markov, MarkovSettings()), "itemknn": Model(ItemKnn, ItemKnnSettings()), "ease": Model(Ease, EaseSettings()),
           "gru4rec": Model(Gru4Rec, Gru4RecSettings(), _SEQUENCES), "sasrec": Model(SasRec, SasRecSettings(), _SEQUENCES),
-          "bert4rec": Model(Bert4Rec, Bert4RecSettings(), _SEQUENCES), "cl4srec": Model(Cl4SRec, Cl4SRecSettings(), _SEQUENCES),
-          "caser": Model(Caser, CaserSettings(), _WINDOWS), "p5": Model(P5, P5Settings(), _T5)}
+          "bert4rec": Model(Bert4Rec, Bert4RecSettings(), _CLOZED), "cl4srec": Model(Cl4SRec, Cl4SRecSettings(), _SEQUENCES),
+          "caser": Model(Caser, CaserSettings(), _WINDOWS), "p5": Model(P5, P5Settings(), _T5, dear=True)}
 
 # %% ../nbs/71_experiments.ipynb #c010
 @dataclass(frozen=True)
@@ -192,10 +194,10 @@ def check_place(run: Run, data: Prepared) -> None:
         raise PromptrecError(f"{path} is the record of the same run on other data called {run.config['dataset']!r}. Choose another out_dir, or rename the data's folder.")
 
 # %% ../nbs/71_experiments.ipynb #c026
-def validation(model: Recommender, data: Prepared) -> Callable[[], dict]:
-    "What `Loop` calls after each epoch: metrics over the validation candidates, and over the full catalogue with 'full ' before the name."
+def validation(model: Recommender, data: Prepared, full: bool = True) -> Callable[[], dict]:
+    "What `Loop` calls after each epoch: metrics over the validation candidates, and, where `full`, over the full catalogue with 'full ' before the name."
     def judge():
-        ranks = evaluate(model, data.split, "valid", data.candidates.get("valid"))
+        ranks = evaluate(model, data.split, "valid", data.candidates.get("valid"), full)
         return {name + k: v for kind, name in (("sampled", ""), ("full", "full ")) if kind in ranks for k, v in metrics(ranks[kind].to_numpy()).items()}
     return judge
 
@@ -213,7 +215,8 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
     seed_everything(run.seed)
     model = MODELS[run.model].build(data.dataset, run.settings, run.data_dir)
     loop = run.loop and Loop(run.loop, run.folder, run.resume, sha256(json.dumps(run.config, sort_keys=True), data.split.hash), progress)
-    curves = model.fit(data.split, loop, validation(model, data))
+    full = not MODELS[run.model].dear or run.loop.monitor.startswith("full ")
+    curves = model.fit(data.split, loop, validation(model, data, full))
     ranks = evaluate(model, data.split, "test", data.candidates.get("test"))
     model.save(run.folder)
     record = describe_run(run, data, model, curves, ranks, time.perf_counter() - started)
