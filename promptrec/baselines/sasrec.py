@@ -38,13 +38,16 @@ class Block(nn.Module):
         self.q, self.kv = nn.Linear(d, d), nn.Linear(d, 2*d)
         self.up, self.down = nn.Linear(d, d), nn.Linear(d, d)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        "States [B, L, d] to states [B, L, d]."
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor = None) -> torch.Tensor:
+        "States [B, L, d] to states [B, L, d], or, of histories of `lengths` [B], to the last state of each [B, 1, d]."
         split = lambda y: y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        q = self.norm(x)
         k, v = self.kv(x).chunk(2, -1)
-        drop = self.dropout if self.training else 0.
-        a = F.scaled_dot_product_attention(split(self.q(q)), split(k), split(v), is_causal=True, dropout_p=drop)
+        seen = None
+        if lengths is not None:
+            seen = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, None, None]
+            x = x[torch.arange(len(x), device=x.device), lengths - 1][:, None]
+        q, drop = self.norm(x), self.dropout if self.training else 0.
+        a = F.scaled_dot_product_attention(split(self.q(q)), split(k), split(v), seen, drop, is_causal=seen is None)
         x = self.norm2(q + a.transpose(1, 2).flatten(2))
         return x + F.dropout(self.down(F.dropout(F.relu(self.up(x)), drop)), drop)
 
@@ -58,16 +61,16 @@ class SasRecNet(nn.Module):
         self.blocks = nn.ModuleList([Block(s.d, s.heads, s.dropout) for _ in range(s.blocks)])
         self.norm = nn.LayerNorm(s.d, eps=1e-8)
 
-    def states(self, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        "States [B, L, d] of histories [B, L], padded on the right."
+    def states(self, items: torch.Tensor, lengths: torch.Tensor, last: bool = False) -> torch.Tensor:
+        "States [B, L, d] of histories [B, L], padded on the right; the `last` state of each alone [B, 1, d], for which the last block need not compute the others."
         at = (self.s.max_items - lengths[:, None] + torch.arange(items.shape[1], device=items.device)).clamp(max=self.s.max_items - 1)
         x = F.dropout(self.items(items)*self.s.d**.5 + F.embedding(at, self.position), self.s.dropout, self.training)
-        for block in self.blocks: x = block(x)
-        return self.norm(x)
+        for block in self.blocks[:-1]: x = block(x)
+        return self.norm(self.blocks[-1](x, lengths if last else None))
 
     def last(self, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         "The state after each history [B, d]."
-        return self.states(items, lengths)[torch.arange(len(items), device=items.device), lengths - 1]
+        return self.states(items, lengths, last=True)[:, 0]
 
     def forward(self, batch: dict) -> tuple[torch.Tensor, dict]:
         "Loss over all positions that ask for an item."

@@ -101,30 +101,32 @@ def smallest(draw: np.ndarray, n: np.ndarray, k: np.ndarray) -> np.ndarray:
     return np.sort(order[ragged_arange(start, start + k)])
 
 # %% ../../nbs/51_baselines.sequences.ipynb #c014
-ROWS = 1024  # positions whose logits are held at once
+ROWS = {"cpu": 128}  # positions whose logits are held at once: on a CPU as many as its cache holds, elsewhere 1024
 
 class _Softmax(torch.autograd.Function):
     "Mean cross entropy of `h @ E.T + b` [P, V], a piece at a time; the gradients are made on the way."
     @staticmethod
     def forward(ctx, h, E, b, target, dtype):
-        low, total = E.to(dtype), h.new_zeros((), dtype=torch.float32)
+        low, total, rows = E.to(dtype), h.new_zeros((), dtype=torch.float32), ROWS.get(h.device.type, 1024)
         dh, dE, db = torch.empty_like(h), torch.zeros_like(E, dtype=torch.float32), torch.zeros_like(b, dtype=torch.float32)
-        for a in range(0, len(h), ROWS):
-            x, y = h[a:a + ROWS].to(dtype), target[a:a + ROWS, None]
-            p = torch.log_softmax((x @ low.T).float() + b, -1)
-            total -= p.gather(1, y).sum()
-            p.exp_().scatter_add_(1, y, p.new_full(y.shape, -1.)).div_(len(h))
-            db += p.sum(0)
+        for a in range(0, len(h), rows):
+            x, y = h[a:a + rows].to(dtype), target[a:a + rows, None]
+            s = (x @ low.T).float().add_(b)
+            p = s.softmax(1)
+            total += (s.amax(1) - p.amax(1).log()).sum() - s.gather(1, y).sum()  # the first is log sum exp s
+            p.scatter_add_(1, y, p.new_full(y.shape, -1.))
+            if ctx.needs_input_grad[2]: db += p.sum(0)
             p = p.to(dtype)
-            dh[a:a + ROWS] = p @ low
-            dE += (p.T @ x).float()
+            dh[a:a + rows] = p @ low
+            dE += p.T @ x
         ctx.save_for_backward(dh, dE, db)
         return total/len(h)
 
     @staticmethod
     def backward(ctx, g):
         dh, dE, db = ctx.saved_tensors
-        return g*dh, (g*dE), g*db, None, None
+        g = g/len(dh)
+        return g*dh, g*dE, g*db, None, None
 
 def full_softmax(h: torch.Tensor, E: torch.Tensor, b: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     "Mean cross entropy of targets [P] among all items, from states `h` [P, d], item embeddings `E` [V, d] and biases `b` [V]."
