@@ -181,6 +181,8 @@ class SequenceRecommender(Recommender):
     """An ID model. `net` has `items` (an `ItemTable`), gives `(loss, parts)` of a training batch, and `net.last(items, lengths)`, the
     state [B, d] that scores the next item. `settings` has `max_items` and, but where softmax is the only loss, `loss`,
     `negatives` (shared by a batch; bce has one a position)."""
+    cells = 32_768
+
     def __init__(self, dataset: Dataset, settings, net: nn.Module):
         self.dataset, self.settings, self.net = dataset, settings, net
 
@@ -195,13 +197,13 @@ class SequenceRecommender(Recommender):
         return loop.run(self.net, self.batches(split, loop), groups, validate)
 
     @torch.inference_mode()
-    def score(self, histories: Histories, candidates: np.ndarray = None, cells: int = 32_768) -> np.ndarray:
+    def score(self, histories: Histories, candidates: np.ndarray = None) -> np.ndarray:
         "Scores of all items [B, V], or of `candidates` [B, C], float32; some `cells` items are read at once."
         self.net.eval()
         device, h = self.net.items.weight.device, histories.last(self.settings.max_items)
         order = np.argsort(h.lengths, kind="stable")
         out = np.empty((len(h), self.dataset.n_items) if candidates is None else candidates.shape, np.float32)
-        for which in np.array_split(order, max(1, -(-len(h)*int(h.lengths.max(initial=1))//cells))):
+        for which in np.split(order, np.flatnonzero(np.diff(np.cumsum(h.lengths[order])//self.cells)) + 1):
             part = h[which]
             state = self.net.last(padded(part.item, part.lengths).to(device), torch.from_numpy(part.lengths).to(device))
             scores = self.net.items.scores(state) if candidates is None else self.net.items.scores_of(state, torch.from_numpy(candidates[which].astype(np.int64)).to(device))
