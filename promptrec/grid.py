@@ -6,7 +6,7 @@
 __all__ = ['BASELINES', 'ABLATED', 'GRID', 'runs_of', 'record_path', 'missing', 'run_one', 'run_all']
 
 # %% ../nbs/74_grid.ipynb #c002
-import json, shutil, subprocess, sys, time
+import json, os, shutil, subprocess, sys, time
 from pathlib import Path
 
 import pandas as pd
@@ -49,22 +49,23 @@ def missing(runs: list[dict], records, shard: str = "0/1") -> list[dict]:
     return [r for r in runs[int(i)::int(n)] if not record_path(r, records).exists()]
 
 # %% ../nbs/74_grid.ipynb #c010
-def run_one(given: dict, records, out_dir, data_dir=None) -> str:
+def run_one(given: dict, records, out_dir, data_dir=None, threads: int = 1) -> str:
     "Make one run in a process of its own, resuming what is there, and keep its record and ranks; returns what went wrong, or ''."
     more = {"out_dir": str(out_dir), "data_dir": data_dir, "resume": True}
     words = [f"{k}={json.dumps(v) if not isinstance(v, str) else v}" for k, v in (given | more).items() if v is not None]
-    done = subprocess.run([sys.executable, "-m", "promptrec.experiments", *words], capture_output=True, text=True)
+    env = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run([sys.executable, "-m", "promptrec.experiments", *words], capture_output=True, text=True, env=env)
     if done.returncode: return (done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"])[-1]
     made, path = Path(done.stdout.splitlines()[-1]), record_path(given, records)
     for suffix in (".parquet", ".json"):
         with atomic_path(path.with_suffix(suffix)) as tmp: shutil.copyfile(made.with_suffix(suffix), tmp)
     return ""
 
-def run_all(runs: list[dict], records, out_dir="runs", data_dir=None, progress: bool = False) -> pd.DataFrame:
+def run_all(runs: list[dict], records, out_dir="runs", data_dir=None, threads: int = 1, progress: bool = False) -> pd.DataFrame:
     "Make the runs one after another; one row each: its parameters, seconds, and what went wrong."
     rows = []
     for given in tqdm(runs, disable=not progress, unit="run"):
         started = time.perf_counter()
-        wrong = run_one(given, records, out_dir, data_dir)
+        wrong = run_one(given, records, out_dir, data_dir, threads)
         rows.append({**given, "seconds": round(time.perf_counter() - started, 1), "failed": wrong})
     return pd.DataFrame(rows)
