@@ -50,7 +50,7 @@ def generate(model, embeds: torch.Tensor, mask: torch.Tensor, ends: list[int], b
 
 # %% ../nbs/44_decode.ipynb #c020
 def constrained(model, embeds: torch.Tensor, mask: torch.Tensor, titles: torch.Tensor, beams: int = 1, length_penalty: float = 0.) -> torch.Tensor:
-    "Column of the candidate that a search with `beams` names, int64 [B]; `titles` [B, C, T] as in `score_titles`, no title twice."
+    "Column of the candidate that a search with `beams` names, int64 [B], -1 where it ends in none; `titles` [B, C, T] as in `score_titles`, no title twice."
     tree = {}
     for b, row in enumerate(titles.tolist()):
         for title in row:
@@ -59,4 +59,5 @@ def constrained(model, embeds: torch.Tensor, mask: torch.Tensor, titles: torch.T
     end = int(titles[0, 0][titles[0, 0] >= 0][-1])
     found = generate(model, embeds, mask, [end], beams, length_penalty, titles.shape[2], lambda b, tokens: sorted(tree.get((b, *tokens.tolist()), [end])))
     found = F.pad(found, (0, titles.shape[2] - found.shape[1]), value=end)
-    return (titles.masked_fill(titles < 0, end) == found[:, None]).all(2).long().argmax(1)
+    named = (titles.masked_fill(titles < 0, end) == found[:, None]).all(2)
+    return torch.where(named.any(1), named.long().argmax(1), -1)

@@ -92,7 +92,8 @@ def cost_rows() -> list[dict]:
                  "printed": f"{d}: {t3.loc[d, '2048 mean']} items a prompt, Recall@5 {eight[LONG]:.4f}",
                  "to be expected": f"512 tokens hold {t3.loc[d, '512 mean']} items and reach {eight['mibert']:.4f}; "
                                    f"they have {t3.loc[d, '512 prompts']/t3.loc[d, '2048 prompts']:.0f} times the training examples, and another backbone", "finding": "contradiction"})
-    return rows + [{"what": "2048 tokens need 16 times the memory, 'exponentially'", "where": "4.1.2", "printed": "16 times", "to be expected": "4 times, but for attention scores where they are stored (16): quadratic at most", "finding": "unlikely"}]
+    return rows + [{"what": "2048 tokens need 16 times the memory, 'exponentially'", "where": "4.1.2", "printed": "16 times",
+                    "to be expected": "4 times, but for attention scores where they are stored (16): quadratic at most", "finding": "unlikely"}]
 
 # %% ../nbs/77_doubts.ipynb #c020
 def text_rows() -> list[dict]:
@@ -116,9 +117,12 @@ def table_rows() -> list[dict]:
     p5, ours = recall.loc["ml-20m", ["p5", "mibert"]]
     both = pd.concat(list(PRINTED[t] for t in ("table-4", "table-5", "table-7", "table-8"))).groupby(level=[0, 1])[["recall@5", "ndcg@5"]].nunique()
     return [{"what": "gains over P5 are larger on denser data", "where": "4.4.1", "printed": "; ".join(wrong), "to be expected": "the denser, the larger", "finding": "contradiction" if wrong else "consistent"},
-            {"what": "sparse data are harder ('Beauty is lower because it is sparser')", "where": "4.4.1; Table 1", "printed": "; ".join(harder), "to be expected": "the sparser, the lower", "finding": "contradiction" if harder else "consistent"},
-            {"what": "'2.0% improvement' over P5 on ml-20m", "where": "4.4.1", "printed": f"{p5:.4f} to {ours:.4f}", "to be expected": f"{100*(ours - p5):.1f} points, or {ours/p5 - 1:.1%}", "finding": "points, not per cent"},
-            {"what": "rows that two tables print", "where": "Tables 4, 5, 7, 8", "printed": f"{len(both)} rows", "to be expected": "the same figures", "finding": "consistent" if (both <= 1).all(axis=None) else "contradiction"}]
+            {"what": "sparse data are harder ('Beauty is lower because it is sparser')", "where": "4.4.1; Table 1", "printed": "; ".join(harder),
+             "to be expected": "the sparser, the lower", "finding": "contradiction" if harder else "consistent"},
+            {"what": "'2.0% improvement' over P5 on ml-20m", "where": "4.4.1", "printed": f"{p5:.4f} to {ours:.4f}",
+             "to be expected": f"{100*(ours - p5):.1f} points, or {ours/p5 - 1:.1%}", "finding": "points, not per cent"},
+            {"what": "rows that two tables print", "where": "Tables 4, 5, 7, 8", "printed": f"{len(both)} rows",
+             "to be expected": "the same figures", "finding": "consistent" if (both <= 1).all(axis=None) else "contradiction"}]
 
 # %% ../nbs/77_doubts.ipynb #c021
 def doubts() -> pd.DataFrame:
@@ -127,5 +131,6 @@ def doubts() -> pd.DataFrame:
     for r in flagged.to_dict("records"):
         top = (r["ratio"] - r["least"])/(.5 - r["least"])
         rows.append({"what": f"NDCG over Recall of ranks {r['ranks']}, {r['model']} on {r['data set']}", "where": r["table"], "printed": f"{r['ratio']:.3f}",
-                     "to be expected": f"{r['least']:.3f} to {r['most']:.3f}; {r['even ranks']:.3f} or more if no rank is more frequent than the one above it", "finding": r["finding"] + (f"; at most {top:.0%} of its hits on ranks 1 to 3" if r["ranks"] == "1-5" and top < 1 else "")})
+                     "to be expected": f"{r['least']:.3f} to {r['most']:.3f}; {r['even ranks']:.3f} or more if no rank is more frequent than the one above it",
+                     "finding": r["finding"] + (f"; at most {top:.0%} of its hits on ranks 1 to 3" if r["ranks"] == "1-5" and top < 1 else "")})
     return pd.DataFrame(rows + published_rows() + parameter_rows() + cost_rows() + table_rows() + text_rows()).set_index("what")

@@ -82,7 +82,7 @@ def _noted_signals():
 # %% ../nbs/60_fit.ipynb #c016
 @dataclass
 class LoopState:
-    "Where a run stands: `epoch` and `step` done, running sums of this epoch, curves, the best weights so far."
+    "Where a run stands: `epoch` and `step` done, running sums and `seconds` of this epoch, `wall` seconds in all, curves, the best weights so far."
     epoch: int = 0
     step: int = 0
     sums: dict = None
@@ -91,6 +91,7 @@ class LoopState:
     best: float = -math.inf
     best_epoch: int = 0
     best_weights: dict = None
+    wall: float = 0.0
 
 # %% ../nbs/60_fit.ipynb #c017
 def save_state(path: Path, state: LoopState, model: nn.Module, optimizer, fingerprint: str) -> None:
@@ -151,10 +152,10 @@ def end_epoch(state: LoopState, model: nn.Module, validate: Callable | None, mon
 # %% ../nbs/60_fit.ipynb #c022
 class Loop:
     """Trains a module. With a `folder` it keeps `checkpoint.pt` there after every epoch and on interruption, and `resume=True`
-    goes on from it (from the start if there is none yet). `fingerprint` names the configuration and data the checkpoint belongs to."""
+    goes on from it (from the start if there is none yet); `earlier` are the seconds that had gone into it. `fingerprint` names the configuration and data the checkpoint belongs to."""
     def __init__(self, settings: LoopSettings, folder=None, resume: bool = False, fingerprint: str = "", progress: bool = False):
         self.settings, self.resume, self.fingerprint, self.progress = settings, resume, fingerprint, progress
-        self.checkpoint = Path(folder)/"checkpoint.pt" if folder is not None else None
+        self.checkpoint, self.earlier = Path(folder)/"checkpoint.pt" if folder is not None else None, 0.0
 
     def run(self, model: nn.Module, batches: Batches, groups: list[dict], validate: Callable[[], dict] = None) -> pd.DataFrame:
         """Train, keep the weights that were best on `validate()[settings.monitor]` (the last ones without `validate`), and
@@ -167,6 +168,7 @@ class Loop:
         state = LoopState(sums={}, curves=[])
         if self.checkpoint and self.resume and self.checkpoint.exists():
             state = load_state(self.checkpoint, model, optimizer, self.fingerprint)
+        self.earlier, self.started = state.wall, time.perf_counter()
         wrapped, optimizer = acc.prepare(model.to(acc.device), optimizer)
         with _noted_signals() as stop:
             while state.epoch < s.epochs and state.epoch - state.best_epoch < max(1, s.patience):
@@ -203,6 +205,7 @@ class Loop:
         bar.close()
 
     def _save(self, acc, state, model, optimizer):
+        state.wall = self.earlier + time.perf_counter() - self.started
         if self.checkpoint and acc.is_main_process: save_state(self.checkpoint, state, model, optimizer, self.fingerprint)
 
     def _interrupted(self, stop):

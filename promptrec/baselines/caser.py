@@ -35,11 +35,7 @@ class WindowBatches(SequenceBatches):
     """Windows of a split for `Loop`, one for each training interaction but a user's first: the last `width` items before it `items` [B, L]
     and `lengths` [B], the interaction's `target` [B], and `negatives` [B, k] that its user did not touch in training."""
     def __init__(self, split: Split, width: int, batch_size: int, seed: int, negatives: int = 0):
-        super().__init__(split, width, batch_size, seed, negatives)
-        ds, start = self.ds, self.ds.offsets[:-1]
-        rows = ragged_arange(start + 1, start + np.maximum(split.train_end, 1))
-        width = width if split.longest is None else min(width, split.longest)
-        self.stop, self.lengths = rows + 1, np.minimum(rows - start[ds.user[rows]], width) + 1
+        super().__init__(split, width, batch_size, seed, negatives, each=True)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         order = rng(self.seed, 0, epoch).permutation(len(self))

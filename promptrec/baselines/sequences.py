@@ -29,13 +29,15 @@ def padded(items: np.ndarray, lengths: np.ndarray, fill: int = 0) -> torch.Tenso
     return torch.from_numpy(out)
 
 class SequenceBatches:
-    "Training sequences of a split for `Loop`: `items` [B, L], `lengths` [B], flat positions `ask_at` [P] and the items `target` [P] asked for there; `negatives` [P, 1] or [1, k] where there are to be some."
-    def __init__(self, split: Split, max_items: int, batch_size: int, seed: int, negatives: int = 0, shortest: int = 2):
+    """Training sequences of a split for `Loop`: `items` [B, L], `lengths` [B], flat positions `ask_at` [P] and the items `target` [P] asked for there; `negatives` [P, 1] or [1, k] where there are to be some.
+    An example is a user and all she did; or, with `each`, and where the split shows `longest` items, an interaction of hers, asked for alone."""
+    def __init__(self, split: Split, max_items: int, batch_size: int, seed: int, negatives: int = 0, shortest: int = 2, each: bool = False):
         self.split, self.ds, self.batch_size, self.seed, self.negatives = split, split.dataset, batch_size, seed, negatives
-        n = np.minimum(split.train_end, max_items + 1)
-        users = np.flatnonzero(n >= shortest)
-        if not len(users): raise PromptrecError(f"{self.ds.name}: no user has {shortest} interactions to train on.")
-        self.lengths, self.stop = n[users], (self.ds.offsets[:-1] + split.train_end)[users]
+        self.each, first, known = each or split.longest is not None, self.ds.offsets[:-1], split.train_end > 0
+        stop = split.train_rows + 1 if self.each else (first + split.train_end)[known]
+        n = np.minimum(stop - first[self.ds.user[stop - 1]], min(max_items, split.longest or max_items) + 1)
+        self.stop, self.lengths = stop[n >= shortest], n[n >= shortest]
+        if not len(self): raise PromptrecError(f"{self.ds.name}: no user has {shortest} interactions to train on.")
 
     def __len__(self) -> int: return len(self.stop)
 
@@ -53,13 +55,15 @@ class SequenceBatches:
         first[ends - n] = last[ends - 1] = True
         x = padded(items[~last], n - 1)
         row = ragged_arange(np.arange(len(n))*x.shape[1], np.arange(len(n))*x.shape[1] + n - 1)
-        out = {"items": x, "lengths": torch.from_numpy(n - 1), "ask_at": torch.from_numpy(row), "target": torch.from_numpy(items[~first].astype(np.int64))}
-        return out | ({"negatives": self._negatives(n, which, generator)} if self.negatives else {})
+        asked, target, user = n - 1, items[~first], self.ds.user[self.stop[which] - 1]
+        if self.each: row, target, asked = row[np.cumsum(asked) - 1], items[last], np.ones_like(n)
+        out = {"items": x, "lengths": torch.from_numpy(n - 1), "ask_at": torch.from_numpy(row), "target": torch.from_numpy(target.astype(np.int64))}
+        return out | ({"negatives": self._negatives(np.repeat(user, asked), generator)} if self.negatives else {})
 
-    def _negatives(self, n: np.ndarray, which: np.ndarray, generator: np.random.Generator) -> torch.Tensor:
-        "Uniform items: [1, k] for the whole batch, or a single one for each position [P, 1] that its user did not touch."
+    def _negatives(self, user: np.ndarray, generator: np.random.Generator) -> torch.Tensor:
+        "Uniform items: [1, k] for the whole batch, or a single one for each position [P, 1] that its `user` [P] did not touch."
         if self.negatives > 1: return torch.from_numpy(generator.integers(self.ds.n_items, size=(1, self.negatives)))
-        return self.untouched(np.repeat(self.ds.user[self.stop[which] - 1], n - 1), 1, generator)
+        return self.untouched(user, 1, generator)
 
     @cached_property
     def touched(self) -> np.ndarray:
@@ -94,13 +98,13 @@ def pairs(n_users: int = 300, n_items: int = 40, length: int = 16, seed: int = 0
     even = 2*rng(seed).integers(0, n_items//2, (n_users, length//2))
     return _made("pairs", np.stack([even, even + 1], 2).reshape(n_users, -1), n_items)
 
-# %% ../../nbs/51_baselines.sequences.ipynb #c011
+# %% ../../nbs/51_baselines.sequences.ipynb #c013
 def smallest(draw: np.ndarray, n: np.ndarray, k: np.ndarray) -> np.ndarray:
     "Flat places, in order, of the `k` [B] smallest numbers in each of the pieces of `n` [B] numbers from [0, 1) that lie end to end in `draw`."
     order, start = np.argsort(np.repeat(np.arange(len(n)), n) + draw, kind="stable"), np.cumsum(n) - n
     return np.sort(order[ragged_arange(start, start + k)])
 
-# %% ../../nbs/51_baselines.sequences.ipynb #c014
+# %% ../../nbs/51_baselines.sequences.ipynb #c016
 ROWS = {"cpu": 128}  # positions whose logits are held at once: on a CPU as many as its cache holds, elsewhere 1024
 
 class _Softmax(torch.autograd.Function):
@@ -133,7 +137,7 @@ def full_softmax(h: torch.Tensor, E: torch.Tensor, b: torch.Tensor, target: torc
     kind = h.device.type
     return _Softmax.apply(h, E, b, target, torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h.dtype)
 
-# %% ../../nbs/51_baselines.sequences.ipynb #c017
+# %% ../../nbs/51_baselines.sequences.ipynb #c019
 def sampled_softmax(positive: torch.Tensor, negative: torch.Tensor, n_items: int) -> torch.Tensor:
     "Mean cross entropy from scores of targets [P] and of their negatives [P, k] (-inf where one is the target)."
     k = torch.isfinite(negative).sum(1, keepdim=True).clamp(min=1)
@@ -146,7 +150,7 @@ def gbce(positive: torch.Tensor, negative: torch.Tensor, n_items: int, t: float 
     beta = alpha*(t*(1 - 1/alpha) + 1/alpha)
     return -(beta*F.logsigmoid(positive) + F.logsigmoid(-negative).sum(1)).mean()
 
-# %% ../../nbs/51_baselines.sequences.ipynb #c021
+# %% ../../nbs/51_baselines.sequences.ipynb #c023
 LOSSES = ("softmax", "bce", "sampled", "gbce")
 
 class ItemTable(nn.Module):
@@ -176,7 +180,7 @@ class ItemTable(nn.Module):
         negative = self.scores_of(h, items).masked_fill(items == y[:, None], -torch.inf)
         return sampled_softmax(positive, negative, self.n_items) if kind == "sampled" else gbce(positive, negative, self.n_items, t if kind == "gbce" else 0.0)
 
-# %% ../../nbs/51_baselines.sequences.ipynb #c024
+# %% ../../nbs/51_baselines.sequences.ipynb #c026
 class SequenceRecommender(Recommender):
     """An ID model. `net` has `items` (an `ItemTable`), gives `(loss, parts)` of a training batch, and `net.last(items, lengths)`, the
     state [B, d] that scores the next item. `settings` has `max_items` and, but where softmax is the only loss, `loss`,
