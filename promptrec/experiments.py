@@ -58,7 +58,7 @@ _T5 = {"paper": {"epochs": 20},
 _LORA = {"lr": 5e-4, "weight_decay": 0.0, "schedule": "cosine", "warmup": 0.05}
 _SPEAKERS = {"paper": {**_LORA, "epochs": 5, "batch_size": 64},
              "quick": {**_LORA, "layers": 8, "examples": 1500, "epochs": 4, "batch_size": 16, "lr": 1e-3, "max_tokens": 512},
-             "tiny": {**_LORA, "layers": 1, "examples": 64, "epochs": 1, "batch_size": 16, "max_tokens": 512, "encoder_epochs": 1, "codes": 16}}
+             "tiny": {**_LORA, "layers": 1, "examples": 64, "epochs": 1, "batch_size": 16, "max_tokens": 512, "encoder_epochs": 1}}
 
 def pick_preset(name: str) -> str:
     "`name`, or for 'auto': 'paper' where there is a GPU, 'quick' where there is none."

@@ -6,12 +6,13 @@
 __all__ = ['SETS', 'LLARA', 'CORRECTED', 'SCHEDULES', 'STATED', 'USERS', 'PRINTED', 'ROWS', 'PROTOCOLS', 'NOTES', 'VARIANTS',
            'TRAINED', 'stated', 'counts', 'possible_users', 'readings', 'improved', 'choices', 'place', 'name_of',
            'Answered', 'paired', 'share', 'read_answered', 'cell', 'make', 'table_1', 'differences', 'measured',
-           'figure_2', 'figure_4', 'figure_5']
+           'figure_2', 'figure_4', 'figure_5', 'plot_variants', 'plot_sweeps', 'plot_schedules']
 
 # %% ../nbs/80_paper_b.ipynb #c002
 from functools import cache
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -309,3 +310,42 @@ def figure_5(answered: Answered) -> pd.DataFrame:
             out.append(t.assign(**about).rename(columns={"recall@1": "hit@1"}))
     columns = ["data set", "preset", "model", "schedule", "seed", "epoch", "seconds", "hit@1", "valid loss"]
     return pd.concat(out, ignore_index=True)[columns] if out else pd.DataFrame(columns=columns)
+
+# %% ../nbs/80_paper_b.ipynb #c065
+def _errorbars(ax, part: pd.DataFrame, by: str, order) -> None:
+    "One line of dots with intervals a protocol, over the values `order` of column `by`."
+    for shift, (protocol, t) in zip((-.12, 0, .12), part.groupby("protocol", sort=False)):
+        t = t.set_index(by).reindex(order)
+        ax.errorbar(np.arange(len(order)) + shift, t["value"], [(t["value"] - t["low"]).fillna(0), (t["high"] - t["value"]).fillna(0)], fmt="o", ms=4, capsize=2, lw=1, label=protocol)
+    ax.set_xticks(range(len(order)), [str(x) for x in order]); ax.grid(axis="y", alpha=.3)
+
+def plot_variants(two: pd.DataFrame, dataset: str = "llara-movielens") -> plt.Figure:
+    "Figure 2 from the rows of `figure_2`: HitRatio@1 and ValidRatio of each variant and protocol, with 95% intervals over users."
+    part = two[two["data set"] == dataset]
+    order = [m for m in VARIANTS.index if m in set(part["model"])]
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    for ax, metric in zip(axes, ("hit@1", "valid")):
+        _errorbars(ax, part[part["metric"] == metric], "model", order)
+        ax.set_xticks(range(len(order)), [m.removeprefix("sbtrec-") for m in order], fontsize=7); ax.set_title(f"{dataset}: {metric}", fontsize=10)
+    axes[0].legend(fontsize=8)
+    return fig
+
+def plot_sweeps(four: pd.DataFrame, dataset: str = "llara-movielens") -> plt.Figure:
+    "Figure 4 from the rows of `figure_4`: HitRatio@1 over levels (of 128 codes) and over codes (of 3 levels)."
+    part = four[(four["data set"] == dataset) & (four["metric"] == "hit@1")]
+    fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained", sharey=True)
+    for ax, by, other in zip(axes, ("levels", "codes"), ("codes", "levels")):
+        t = part[part[other] == _SWEPT[other]]
+        _errorbars(ax, t, by, sorted(t[by].unique())); ax.set(xlabel=by, title=f"{other} = {_SWEPT[other]}")
+    axes[0].set_ylabel("HitRatio@1"); axes[0].legend(fontsize=8)
+    return fig
+
+def plot_schedules(five: pd.DataFrame, dataset: str = "llara-movielens") -> plt.Figure:
+    "Figure 5 from the rows of `figure_5`: validation HitRatio@1 and loss an epoch, mean over seeds."
+    fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
+    for ax, metric in zip(axes, ("hit@1", "valid loss")):
+        for (m, how), t in five[five["data set"] == dataset].groupby(["model", "schedule"], sort=False):
+            ax.plot(t.groupby("epoch")[metric].mean(), marker=".", label=f"{m}: {how}")
+        ax.set(xlabel="epoch", title=f"validation {metric}"); ax.xaxis.get_major_locator().set_params(integer=True)
+    axes[0].legend(fontsize=8)
+    return fig

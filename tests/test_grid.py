@@ -14,7 +14,7 @@ def test_every_baseline_makes_a_record(model, own, tmp_path):
     result = execute(run, prepare(run))
     assert result.record["model"] == model and len(result.ranks) == 40
     assert result.record["parameters"]["total"] > 0 or MODELS[model].presets is None
-    assert MODELS[model].presets is None or ("full recall@10" in result.curves) != MODELS[model].dear
+    assert MODELS[model].presets is None or ("full recall@10" in result.curves) == ("valid" in MODELS[model].full)
     assert (tmp_path/f"{run.name}.json").is_file() and run.folder.is_dir()
 
 
