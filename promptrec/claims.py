@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['THEIRS', 'COSTS', 'CLAIMS', 'CORRELATION', 'verdict', 'Claim', 'printed_differences', 'printed_text',
-           'found_differences', 'found_text', 'evidence', 'judged', 'between', 'density', 'printed_gains',
+           'found_differences', 'found_text', 'backbones', 'evidence', 'judged', 'between', 'density', 'printed_gains',
            'density_rows', 'claims_table']
 
 # %% ../nbs/76_claims.ipynb #c002
 from dataclasses import dataclass
+from typing import Callable
 
 import numpy as np
 import pandas as pd
@@ -108,15 +109,18 @@ def found_text(d: pd.DataFrame, n: int) -> str:
             + f"; least {signed(least)} ({least['metric']}, against {least['other']})" + ("" if pd.isna(least["smallest"]) else f"; smallest to be seen {least['smallest']:.4f}"))
 
 # %% ../nbs/76_claims.ipynb #c016
-def evidence(runs: list[list[dict]]) -> str:
-    "What a finding from these rows of records stands on, 'weak' where that is less than the paper's own setting."
+def backbones(runs: list[dict]) -> list[str]:
+    "Which models began from other weights than the paper's."
+    starts = {(r["model"], r["config"]["settings"]["backbone"] or "a random start") for r in runs if "backbone" in (r["config"].get("settings") or {})}
+    return [f"{m} from {b}" for m, b in sorted(starts) if b not in ("bert-base-uncased", "t5-base", "answerdotai/ModernBERT-base")]
+
+def evidence(runs: list[list[dict]], sets=tuple(PAPER_A["table-1"].index), other_models: Callable = backbones, whole: str = "the paper's data and preset") -> str:
+    "What a finding from these rows of records stands on, 'weak' where that is less than the paper's own setting: its data `sets`, its preset, its language models; `whole` where it is not."
     flat, few = [r for row in runs for r in row], min(map(len, runs))
-    sets, presets = sorted({r["dataset"] for r in flat}), sorted({r["config"]["preset"] for r in flat})
-    starts = {(r["model"], r["config"]["settings"]["backbone"] or "a random start") for r in flat if "backbone" in (r["config"].get("settings") or {})}
-    weak = [f"{d} is not the paper's" for d in sets if d not in PAPER_A["table-1"].index] + [f"{p} preset" for p in presets if p != "paper"] + ["one seed"]*(few == 1)
-    weak += [f"{m} from {b}" for m, b in sorted(starts) if b not in ("bert-base-uncased", "t5-base", "answerdotai/ModernBERT-base")]
+    weak = [f"{d} is not the paper's" for d in sorted({r["dataset"] for r in flat}) if d not in sets]
+    weak += [f"{p} preset" for p in sorted({r["config"]["preset"] for r in flat}) if p != "paper"] + ["one seed"]*(few == 1) + other_models(flat)
     weak += ["different devices"]*(len({(r["device"]["name"], r["device"]["threads"]) for r in flat}) > 1)
-    return ("weak: " + "; ".join(weak) if weak else "the paper's data and preset") + f"; {few} seeds"*(few > 1)
+    return ("weak: " + "; ".join(weak) if weak else whole) + f"; {few} seeds"*(few > 1)
 
 def judged(claim: Claim, results: Results, dataset: str, preset: str) -> dict:
     "A claim on one data set and preset; {} where there is nothing to compare."

@@ -19,9 +19,8 @@ import pandas as pd
 from .answers import answer_metrics, mcnemar_p, smallest_hit_difference
 from .core import PromptrecError
 from .experiments import MODELS, configure
-from .records import read_record
 from .report import with_interval
-from .results import Results, _about, _key, command, label, signed
+from .results import Results, about_runs, command, label, read_rows, read_users, run_key, signed
 from .stats import holm, paired_interval, same_users, sign_flip, smallest_difference
 
 # %% ../nbs/80_paper_b.ipynb #c005
@@ -125,7 +124,7 @@ def name_of(config: dict):
     swept = {k: settings[k] for k in _SWEPT if k in settings}
     if config["model"] in MODELS:
         known = {k: v for k, v in swept.items() if config["model"].partition("-")[0] == "sbtrec"}
-        if _key(configure(model=config["model"], preset=config["preset"], **known).config) != _key(config): return None
+        if run_key(configure(model=config["model"], preset=config["preset"], **known).config) != run_key(config): return None
     return label({"model": config["model"]} | {k: v for k, v in swept.items() if config["model"] == "sbtrec" and v != _SWEPT[k]})
 
 # %% ../nbs/80_paper_b.ipynb #c032
@@ -162,15 +161,13 @@ def paired(a: np.ndarray, b: np.ndarray) -> dict:
 
 # %% ../nbs/80_paper_b.ipynb #c037
 def _table_of(path: Path, record: dict) -> pd.DataFrame:
-    "The choices beside a record; raises, with the file, if they cannot be read or are not those that its metrics were made of."
-    file = Path(path).with_name(record["ranks"])
-    try: table = pd.read_parquet(file)
-    except (OSError, ValueError) as e: raise PromptrecError(f"Cannot read {file}, the choices of {Path(path).name}: {str(e)[:100]}. Delete the record and run again.") from e
+    "The choices beside a record; raises, with the file, if they are not those that its metrics were made of."
+    table = read_users(path, record, "choices")
     found, test = choices(table), record["metrics"]["test"]
     for p in PROTOCOLS:
         for k, m in _of(test, p).items():
             if p not in found or k in ("hit@1", "valid") and abs(share(found[p][None], p)[k]["value"] - m["value"]) > 1e-9:
-                raise PromptrecError(f"{file} does not hold the choices ({p}) of {Path(path).name}. Delete both and run again.")
+                raise PromptrecError(f"{path.with_name(record['ranks'])} does not hold the choices ({p}) of {Path(path).name}. Delete both and run again.")
     return table
 
 def share(choice: np.ndarray, protocol: str) -> dict:
@@ -178,20 +175,9 @@ def share(choice: np.ndarray, protocol: str) -> dict:
     return answer_metrics(choice, protocol="generate" if protocol == "lenient" else protocol)
 
 def read_answered(folder) -> Answered:
-    "All records of a folder and its subfolders that were judged among few candidates; raises, with the files, where one is broken, made twice, or made on other data than its fellows."
-    runs, others, first = {}, [], {}
-    for path in sorted(Path(folder).rglob("*-seed*.json")):
-        r = read_record(path)
-        name = name_of(r["config"]) if str(r["config"].get("candidates", "")).startswith("uniform-") else None
-        if name is None: others.append(path.name); continue
-        at = place(r["config"])
-        base, other = first.setdefault(at, (path, r))
-        if any(r[k] != other[k] for k in ("data_hash", "split_hash", "candidates")):
-            raise PromptrecError(f"{path} was made on other data or candidates than {base}. Delete the one that is out of date and run it again.")
-        row = runs.setdefault((at, name, r["config"]["preset"]), {})
-        if r["seed"] in row: raise PromptrecError(f"{path} and {row[r['seed']]['path']} are both {name} on {at}, seed {r['seed']}. Keep one of them.")
-        row[r["seed"]] = r | {"path": path, "table": _table_of(path, r)}
-    return Answered({k: [row[s] for s in sorted(row)] for k, row in runs.items()}, others)
+    "All records that were judged among few candidates (see `read_rows`)."
+    few = lambda config: str(config.get("candidates", "")).startswith("uniform-")
+    return Answered(*read_rows(folder, lambda config: (name := name_of(config) if few(config) else None) and (place(config), name), _table_of))
 
 # %% ../nbs/80_paper_b.ipynb #c044
 def cell(answered: Answered, key: tuple, protocol: str, metric: str) -> str:
@@ -224,7 +210,7 @@ def table_1(answered: Answered) -> pd.DataFrame:
         if (d, m) in PRINTED.index:
             p = PRINTED.loc[(d, m)]
             row |= {"HitRatio@1, paper": f"{p['hit@1']:.4f}", "ValidRatio, paper": "> 0.96" if m == "sbtrec" else f"{p['valid']:.4f}", "source": p["source"]}
-        if preset: row |= {f"{p} {k}": cell(answered, key, p, k) for p, k in _CELLS} | _about(answered.runs[key]) | {"language model": _llm(answered.runs[key])}
+        if preset: row |= {f"{p} {k}": cell(answered, key, p, k) for p, k in _CELLS} | about_runs(answered.runs[key]) | {"language model": _llm(answered.runs[key])}
         else: row["command"] = make(d, m)
         out.append(row)
     ours = [*(f"{p} {k}" for p, k in _CELLS), "language model", "backbone", "time a run", "device", "command"]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .answers import answer_metrics, best, mcnemar, wilson
+from .answers import best, mcnemar, wilson
 from .core import Dataset, PromptrecError, ragged_arange, rng
 from .recommender import Recommender
 from .sbtrec import SbtRec
@@ -97,8 +97,8 @@ def contamination(found: dict[str, np.ndarray]) -> pd.DataFrame:
     "One row a probe of `probe_hits`: HitRatio@1 with its interval (Wilson), its difference from 'as it is', users won and lost, McNemar's p."
     rows = []
     for name, hit in found.items():
-        m, pair = answer_metrics(np.where(hit, 0, 1), protocol="score")["hit@1"], mcnemar(hit, found["as it is"])
-        rows.append({"probe": name, "hit@1": m["value"], "low": m["low"], "high": m["high"], "difference": pair["difference"], "won": pair["b"], "lost": pair["c"], "p": pair["p"]})
+        (low, high), pair = wilson(int(hit.sum()), len(hit)), mcnemar(hit, found["as it is"])
+        rows.append({"probe": name, "hit@1": hit.mean(), "low": low, "high": high, "difference": pair["difference"], "won": pair["b"], "lost": pair["c"], "p": pair["p"]})
     return pd.DataFrame(rows).set_index("probe")
 
 # %% ../nbs/82_probes.ipynb #c019

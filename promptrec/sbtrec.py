@@ -22,8 +22,8 @@ from torch import nn
 from .aligner import Aligner
 from .baselines.sasrec import SasRec, SasRecSettings
 from .baselines.sequences import SequenceBatches, padded
-from .candidates import draw_negatives, uniform_candidates
-from .core import Dataset, PromptrecError, check_least, check_name, ragged_arange, rng
+from .candidates import uniform_candidates, untouched
+from .core import Dataset, PromptrecError, check_least, check_name, rng
 from .decode import constrained, generate, score_titles
 from .fit import Loop, bucketed, groups_of
 from .hybrid import BEHAVIOURS, HybridPrompts, batch, place
@@ -119,28 +119,16 @@ class SbtNet(nn.Module):
         y = x["labels"][:, 1:]
         return F.cross_entropy(self.lm.get_output_embeddings()(h[y >= 0]).float(), y[y >= 0]), {}
 
-    def parts(self) -> dict:
-        "Encoder, codebooks and aligner by name."
-        return {k: v for k, v in super().state_dict().items() if not k.startswith("llm.")}
-
-    def load_parts(self, parts: dict) -> None:
-        "Take what `parts` gave."
-        shapes, own = ({(k, tuple(v.shape)) for k, v in x.items()} for x in (parts, self.parts()))
-        if lack := sorted(k for k, _ in shapes ^ own): raise PromptrecError(f"These are parts of another model: {', '.join(lack[:3])}. Use the settings it was trained with.")
-        super().load_state_dict(parts, False)
-
-    def _frozen(self) -> set: return {n for n, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
-
     def state_dict(self, *args, **kwargs) -> dict:
         "What learns; the frozen parts are not in it."
-        frozen = self._frozen()
-        return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k not in frozen}
+        learns = {n for n, p in self.named_parameters() if p.requires_grad}
+        return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k in learns}
 
     def load_state_dict(self, state: dict, strict: bool = True, assign: bool = False):
-        "Take what `state_dict` gave."
-        found = super().load_state_dict(state, False, assign)
-        if lack := [*(set(found.missing_keys) - self._frozen()), *found.unexpected_keys]: raise PromptrecError(f"These weights are of another model: {', '.join(sorted(lack)[:3])}. Use the settings they were trained with.")
-        return found
+        "Take what `state_dict` gave; raises for that of other settings."
+        theirs, own = ({(k, tuple(v.shape)) for k, v in x.items()} for x in (state, self.state_dict()))
+        if lack := sorted(k for k, _ in theirs ^ own): raise PromptrecError(f"These weights are of another model: {', '.join(lack[:3])}. Use the settings they were trained with.")
+        return super().load_state_dict(state, False, assign)
 
 # %% ../nbs/45_sbtrec.ipynb #c011
 def spoken(stages: str, share: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -172,9 +160,7 @@ class PromptBatches:
 
     def negatives(self, which: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         "Items [B, `negatives`] that the examples' users never touched."
-        user = self.ds.user[self.stop[which] - 1]
-        start, stop = self.ds.offsets[user], self.ds.offsets[user + 1]
-        return draw_negatives(np.ones(self.ds.n_items, np.int64), np.repeat(np.arange(len(user)), stop - start), self.ds.item[ragged_arange(start, stop)], len(user), self.s.negatives, generator)
+        return untouched(self.ds, self.ds.user[self.stop[which] - 1], self.s.negatives, np.ones(self.ds.n_items, np.int64), generator)
 
     def collate(self, which: np.ndarray, generator: np.random.Generator) -> dict:
         p = self.prompts if which[0] < len(self) else self.text
@@ -202,12 +188,10 @@ def train_encoder(sasrec: SasRec, split: Split, loop: Loop, epochs: int) -> None
     sasrec.fit(split, Loop(replace(loop.settings, epochs=epochs, **ENCODER), folder, loop.resume, loop.fingerprint), likelihood)
     sasrec.net.requires_grad_(False)
 
-@torch.no_grad()
-def training_states(net: SbtNet, batches: PromptBatches) -> torch.Tensor:
-    "What the encoder says of all training prefixes [N, d], or of all items [V, d]."
-    if net.s.behaviour == "items": return net.encoder.items.weight[:batches.ds.n_items].detach()
-    device, parts = net.encoder.items.weight.device, np.array_split(np.arange(len(batches)), -(-len(batches)//4096))
-    return torch.cat([net.encoder.last(padded(h.item, h.lengths).to(device), torch.from_numpy(h.lengths).to(device)) for h in map(batches.histories, parts)])
+def training_states(sasrec: SasRec, batches: PromptBatches, behaviour: str) -> torch.Tensor:
+    "What the encoder says of all training prefixes [N, d], or, for tokens of 'items', of all items [V, d]."
+    if behaviour == "items": return sasrec.net.items.weight[:batches.ds.n_items].detach()
+    return torch.from_numpy(sasrec.states(batches.histories(np.arange(len(batches)))))
 
 def start(net: SbtNet, z: torch.Tensor, seed: int) -> None:
     "Begin codebooks and aligner from states [N, d]."
@@ -235,7 +219,7 @@ class SbtRec(Recommender):
         batches = PromptBatches(split, self.prompts, self.text, self.settings, s.batch_size, s.epochs, s.seed)
         if self.sasrec:
             train_encoder(self.sasrec, split, loop, self.settings.encoder_epochs)
-            start(self.net, training_states(self.net, batches), s.seed)
+            start(self.net, training_states(self.sasrec, batches, self.settings.behaviour), s.seed)
         return loop.run(self.net, batches, self.groups(s.lr, s.weight_decay), validate and (lambda: {"valid loss": self.loss(split)} | validate()))
 
     def groups(self, lr: float, weight_decay: float) -> list[dict]:
@@ -252,6 +236,10 @@ class SbtRec(Recommender):
             x = hybrid_batch(self.prompts, h[which], candidates[which], None if answers is None else answers[which], felt=felt and felt[which])
             yield which, {k: v.to(device) for k, v in x.items()}
 
+    def _heard(self, h: Histories, candidates: np.ndarray, felt: Histories = None):
+        "Some rows at a time: which, their embedded prompts and masks, and their candidates' titles."
+        for which, x in self._read(h, candidates, felt=felt): yield which, self.net.embeds(x), x["attention_mask"], self.prompts.titles(candidates[which]).to(x["input_ids"].device)
+
     @torch.inference_mode()
     def loss(self, split: Split, part: str = "valid") -> float:
         "Mean negative log-likelihood of the tokens of the titles of a part's targets, among candidates that are always the same."
@@ -267,17 +255,16 @@ class SbtRec(Recommender):
         `felt` are the histories that the encoder reads, where these are to be others than the words tell (see *Probes*)."""
         if candidates is None: raise PromptrecError(f"{type(self).__name__} chooses among the candidates that its prompt names: give candidates [B, C], or take them from another model's recommendations.")
         out = np.empty(candidates.shape, np.float32)
-        for which, x in self._read(histories, candidates, felt=felt):
-            titles = self.prompts.titles(candidates[which]).to(x["input_ids"].device)
-            out[which] = score_titles(self.net.lm, self.net.embeds(x), x["attention_mask"], titles, self.settings.length_penalty).cpu().numpy()
+        for which, embeds, mask, titles in self._heard(histories, candidates, felt):
+            out[which] = score_titles(self.net.lm, embeds, mask, titles, self.settings.length_penalty).cpu().numpy()
         return out
 
     @torch.inference_mode()
     def answers(self, histories: Histories, candidates: np.ndarray) -> list[str]:
         "What the model says [B], free to say anything."
         out, s = [""]*len(histories), self.settings
-        for which, x in self._read(histories, candidates):
-            found = generate(self.net.lm, self.net.embeds(x), x["attention_mask"], self.prompts.ends, s.beams, s.length_penalty, self.prompts.longest)
+        for which, embeds, mask, _ in self._heard(histories, candidates):
+            found = generate(self.net.lm, embeds, mask, self.prompts.ends, s.beams, s.length_penalty, self.prompts.longest)
             for i, text in zip(which, self.tokenizer.batch_decode(found, skip_special_tokens=True)): out[i] = text.strip()
         return out
 
@@ -285,18 +272,19 @@ class SbtRec(Recommender):
     def choose(self, histories: Histories, candidates: np.ndarray) -> np.ndarray:
         "Column of the candidate that a search among the candidates' titles names, int64 [B]."
         out, s = np.empty(len(histories), np.int64), self.settings
-        for which, x in self._read(histories, candidates):
-            titles = self.prompts.titles(candidates[which]).to(x["input_ids"].device)
-            out[which] = constrained(self.net.lm, self.net.embeds(x), x["attention_mask"], titles, s.beams, s.length_penalty).cpu().numpy()
+        for which, embeds, mask, titles in self._heard(histories, candidates):
+            out[which] = constrained(self.net.lm, embeds, mask, titles, s.beams, s.length_penalty).cpu().numpy()
         return out
 
     def save(self, folder: Path) -> None:
-        "Write `adapters` (peft's format), and encoder, codebooks and aligner as `model.safetensors`, with `model.json`, into `folder`."
+        "Write `adapters` (peft's format), the `encoder`, and codebooks and aligner as `model.safetensors`, with `model.json`, into `folder`."
         if self.settings.rank: self.net.llm.save_pretrained(Path(folder)/"adapters")
-        save_arrays(folder, self, **{k: v.detach().cpu().numpy() for k, v in self.net.parts().items()})
+        if self.sasrec: self.sasrec.save(Path(folder)/"encoder")
+        save_arrays(folder, self, **{k: v.detach().cpu().numpy() for k, v in self.net.state_dict().items() if not k.startswith("llm.")})
 
     def load(self, folder: Path) -> None:
         "Read back what `save` wrote for the same data; raises otherwise."
-        parts = {k: torch.from_numpy(v) for k, v in load_arrays(folder, self).items()}
-        self.net.load_parts(parts)
+        adapters = {k: v for k, v in self.net.state_dict().items() if k.startswith("llm.")}
+        self.net.load_state_dict(adapters | {k: torch.from_numpy(v) for k, v in load_arrays(folder, self).items()})
         if self.settings.rank: set_peft_model_state_dict(self.net.llm, load_file(Path(folder)/"adapters"/"adapter_model.safetensors"))
+        if self.sasrec: self.sasrec.load(Path(folder)/"encoder")

@@ -41,12 +41,7 @@ class WindowBatches(SequenceBatches):
         order = rng(self.seed, 0, epoch).permutation(len(self))
         return np.split(order, range(self.batch_size, len(order), self.batch_size))
 
-    def collate(self, which: np.ndarray, generator: np.random.Generator) -> dict:
-        items, n = self.sequences(which)
-        at = np.cumsum(n) - 1
-        out = {"items": padded(np.delete(items, at), n - 1), "lengths": torch.from_numpy(n - 1), "target": torch.from_numpy(items[at].astype(np.int64))}
-        if self.negatives: out["negatives"] = self.untouched(self.ds.user[self.stop[which] - 1], self.negatives, generator)
-        return out
+    def _negatives(self, user: np.ndarray, generator: np.random.Generator) -> torch.Tensor: return self.untouched(user, self.negatives, generator)
 
 # %% ../../nbs/53_baselines.caser.ipynb #c013
 class CaserNet(nn.Module):

@@ -28,6 +28,7 @@ def padded(items: np.ndarray, lengths: np.ndarray, fill: int = 0) -> torch.Tenso
     out[np.arange(out.shape[1]) < lengths[:, None]] = items
     return torch.from_numpy(out)
 
+# %% ../../nbs/51_baselines.sequences.ipynb #c007
 class SequenceBatches:
     """Training sequences of a split for `Loop`: `items` [B, L], `lengths` [B], flat positions `ask_at` [P] and the items `target` [P] asked for there; `negatives` [P, 1] or [1, k] where there are to be some.
     An example is a user and all she did; or, with `each`, and where the split shows `longest` items, an interaction of hers, asked for alone."""
@@ -81,7 +82,7 @@ class SequenceBatches:
             drawn[again] = generator.integers(V, size=again.sum())
         return torch.from_numpy(drawn)
 
-# %% ../../nbs/51_baselines.sequences.ipynb #c007
+# %% ../../nbs/51_baselines.sequences.ipynb #c009
 def _made(name: str, item: np.ndarray, n_items: int) -> Dataset:
     "A data set of the sequences `item` [U, N]."
     rows = pd.DataFrame({"user": np.repeat(range(len(item)), item.shape[1]), "item": item.ravel(), "timestamp": np.tile(range(item.shape[1]), len(item))})
@@ -98,13 +99,13 @@ def pairs(n_users: int = 300, n_items: int = 40, length: int = 16, seed: int = 0
     even = 2*rng(seed).integers(0, n_items//2, (n_users, length//2))
     return _made("pairs", np.stack([even, even + 1], 2).reshape(n_users, -1), n_items)
 
-# %% ../../nbs/51_baselines.sequences.ipynb #c013
+# %% ../../nbs/51_baselines.sequences.ipynb #c015
 def smallest(draw: np.ndarray, n: np.ndarray, k: np.ndarray) -> np.ndarray:
     "Flat places, in order, of the `k` [B] smallest numbers in each of the pieces of `n` [B] numbers from [0, 1) that lie end to end in `draw`."
     order, start = np.argsort(np.repeat(np.arange(len(n)), n) + draw, kind="stable"), np.cumsum(n) - n
     return np.sort(order[ragged_arange(start, start + k)])
 
-# %% ../../nbs/51_baselines.sequences.ipynb #c016
+# %% ../../nbs/51_baselines.sequences.ipynb #c018
 ROWS = {"cpu": 128}  # positions whose logits are held at once: on a CPU as many as its cache holds, elsewhere 1024
 
 class _Softmax(torch.autograd.Function):
@@ -137,7 +138,7 @@ def full_softmax(h: torch.Tensor, E: torch.Tensor, b: torch.Tensor, target: torc
     kind = h.device.type
     return _Softmax.apply(h, E, b, target, torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h.dtype)
 
-# %% ../../nbs/51_baselines.sequences.ipynb #c019
+# %% ../../nbs/51_baselines.sequences.ipynb #c021
 def sampled_softmax(positive: torch.Tensor, negative: torch.Tensor, n_items: int) -> torch.Tensor:
     "Mean cross entropy from scores of targets [P] and of their negatives [P, k] (-inf where one is the target)."
     k = torch.isfinite(negative).sum(1, keepdim=True).clamp(min=1)
@@ -150,7 +151,7 @@ def gbce(positive: torch.Tensor, negative: torch.Tensor, n_items: int, t: float 
     beta = alpha*(t*(1 - 1/alpha) + 1/alpha)
     return -(beta*F.logsigmoid(positive) + F.logsigmoid(-negative).sum(1)).mean()
 
-# %% ../../nbs/51_baselines.sequences.ipynb #c023
+# %% ../../nbs/51_baselines.sequences.ipynb #c025
 LOSSES = ("softmax", "bce", "sampled", "gbce")
 
 class ItemTable(nn.Module):
@@ -180,7 +181,7 @@ class ItemTable(nn.Module):
         negative = self.scores_of(h, items).masked_fill(items == y[:, None], -torch.inf)
         return sampled_softmax(positive, negative, self.n_items) if kind == "sampled" else gbce(positive, negative, self.n_items, t if kind == "gbce" else 0.0)
 
-# %% ../../nbs/51_baselines.sequences.ipynb #c026
+# %% ../../nbs/51_baselines.sequences.ipynb #c028
 class SequenceRecommender(Recommender):
     """An ID model. `net` has `items` (an `ItemTable`), gives `(loss, parts)` of a training batch, and `net.last(items, lengths)`, the
     state [B, d] that scores the next item. `settings` has `max_items` and, but where softmax is the only loss, `loss`,
@@ -200,17 +201,28 @@ class SequenceRecommender(Recommender):
         groups = groups_of(self.net.parameters(), loop.settings.lr, loop.settings.weight_decay)
         return loop.run(self.net, self.batches(split, loop), groups, validate)
 
-    @torch.inference_mode()
-    def score(self, histories: Histories, candidates: np.ndarray = None) -> np.ndarray:
-        "Scores of all items [B, V], or of `candidates` [B, C], float32; some `cells` items are read at once."
+    def _read(self, histories: Histories):
+        "Some `cells` items at a time, shortest histories first: which rows, and their states."
         self.net.eval()
         device, h = self.net.items.weight.device, histories.last(self.settings.max_items)
         order = np.argsort(h.lengths, kind="stable")
-        out = np.empty((len(h), self.dataset.n_items) if candidates is None else candidates.shape, np.float32)
         for which in np.split(order, np.flatnonzero(np.diff(np.cumsum(h.lengths[order])//self.cells)) + 1):
             part = h[which]
-            state = self.net.last(padded(part.item, part.lengths).to(device), torch.from_numpy(part.lengths).to(device))
-            scores = self.net.items.scores(state) if candidates is None else self.net.items.scores_of(state, torch.from_numpy(candidates[which].astype(np.int64)).to(device))
+            yield which, self.net.last(padded(part.item, part.lengths).to(device), torch.from_numpy(part.lengths).to(device))
+
+    @torch.inference_mode()
+    def states(self, histories: Histories) -> np.ndarray:
+        "The state after each history [B, d], float32."
+        out = np.empty((len(histories), self.net.items.weight.shape[1]), np.float32)
+        for which, state in self._read(histories): out[which] = state.float().cpu().numpy()
+        return out
+
+    @torch.inference_mode()
+    def score(self, histories: Histories, candidates: np.ndarray = None) -> np.ndarray:
+        "Scores of all items [B, V], or of `candidates` [B, C], float32."
+        out = np.empty((len(histories), self.dataset.n_items) if candidates is None else candidates.shape, np.float32)
+        for which, state in self._read(histories):
+            scores = self.net.items.scores(state) if candidates is None else self.net.items.scores_of(state, torch.from_numpy(candidates[which].astype(np.int64)).to(state.device))
             out[which] = scores.float().cpu().numpy()
         return out
 
