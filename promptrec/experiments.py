@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'SPEAKERS', 'MODELS', 'pick_preset', 'Model', 'Run', 'known_parameters', 'configure', 'beside',
            'notebook_parameters', 'check_parameters', 'Prepared', 'prepare', 'Result', 'check_place', 'validation',
-           'few_candidates', 'judge', 'execute', 'describe_run', 'from_words']
+           'few_candidates', 'judge', 'execute', 'restore', 'describe_run', 'from_words']
 
 # %% ../nbs/71_experiments.ipynb #c002
 import json, sys, time
@@ -57,7 +57,7 @@ _T5 = {"paper": {"epochs": 20},
 
 _LORA = {"lr": 5e-4, "weight_decay": 0.0, "schedule": "cosine", "warmup": 0.05}
 _SPEAKERS = {"paper": {**_LORA, "epochs": 5, "batch_size": 64},
-             "quick": {**_LORA, "layers": 8, "examples": 1500, "epochs": 4, "batch_size": 16, "lr": 1e-3, "max_tokens": 512},
+             "quick": {**_LORA, "layers": 4, "examples": 600, "epochs": 4, "batch_size": 8, "lr": 1e-3, "dropout": 0.0, "max_tokens": 512, "encoder_epochs": 10},
              "tiny": {**_LORA, "layers": 1, "examples": 64, "epochs": 1, "batch_size": 16, "max_tokens": 512, "encoder_epochs": 1}}
 
 def pick_preset(name: str) -> str:
@@ -258,7 +258,15 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
     path = write_record(record, ranks, run.out_dir)
     return Result(read_record(path), path, ranks, curves, model)
 
-# %% ../nbs/71_experiments.ipynb #c029
+# %% ../nbs/71_experiments.ipynb #c030
+def restore(run: Run, data: Prepared) -> Recommender:
+    "The trained model of a finished run, from its folder; raises where that is not there."
+    if not run.folder.is_dir(): raise PromptrecError(f"No trained model in {run.folder}. Make it: python -m promptrec.experiments dataset={run.dataset} model={run.model} preset={run.preset} seed={run.seed} out_dir={run.out_dir}")
+    model = MODELS[run.model].build(data.dataset, run.settings, run.data_dir)
+    model.load(run.folder)
+    return model
+
+# %% ../nbs/71_experiments.ipynb #c031
 def describe_run(run: Run, data: Prepared, model: Recommender, curves: pd.DataFrame, ranks: pd.DataFrame, seconds: float) -> dict:
     "The record of a finished run (see `RECORD_SCHEMA`)."
     commit, dirty = git_state()
@@ -271,7 +279,7 @@ def describe_run(run: Run, data: Prepared, model: Recommender, curves: pd.DataFr
             "parameters": _weights(model), "curves": curves.to_dict("records"),
             "metrics": {"test": {kind: bootstrap(ranks[kind].to_numpy()) for kind in ("sampled", "full") if kind in ranks} | (choice_metrics(ranks) if few_candidates(data) else {})}}
 
-# %% ../nbs/71_experiments.ipynb #c037
+# %% ../nbs/71_experiments.ipynb #c039
 def from_words(words: list[str]) -> dict:
     "Parameters from `name=value` words; values are read as JSON where they are that (numbers, true, null), else as text."
     given = {}
@@ -282,7 +290,7 @@ def from_words(words: list[str]) -> dict:
         except ValueError: given[name] = value
     return given
 
-# %% ../nbs/71_experiments.ipynb #c039
+# %% ../nbs/71_experiments.ipynb #c041
 #| eval: false
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no file
     try:

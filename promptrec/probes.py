@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RARE', 'empty', 'in_random_order', 'strangers', 'hits', 'noise_curve', 'plot_noise', 'random_tokens', 'titles_alone',
-           'probe_hits', 'contamination', 'genre_table', 'plant_noise', 'plant_thread', 'plant_shift', 'cases']
+           'probe_hits', 'contamination', 'genre_table', 'plant_noise', 'plant_thread', 'plant_shift', 'cases',
+           'readable']
 
 # %% ../nbs/82_probes.ipynb #c002
 from contextlib import contextmanager
@@ -158,3 +159,14 @@ def cases(models: dict[str, Recommender], h: Histories, candidates: np.ndarray, 
             low, high = wilson(int(k.sum()), len(k))
             rows.append({"model": name, "case": case, "kept": k.mean(), "low": low, "high": high})
     return pd.DataFrame(rows).set_index(["case", "model"]).sort_index()
+
+# %% ../nbs/82_probes.ipynb #c026
+def readable(models: dict[str, Recommender], h: Histories, candidates: np.ndarray, user: int = 0, seed: int = 0) -> pd.DataFrame:
+    "One row a case, for the test user in row `user`: the last titles of the planted history, the target, and what each model names."
+    ds = next(iter(models.values())).dataset
+    planted = {"noise": (plant_noise(ds, h, seed), candidates), "thread": plant_thread(ds, h, candidates, seed), "shift": plant_shift(ds, h, candidates, seed)}
+    rows = {}
+    for case, (x, c) in planted.items():
+        x, c = x[[user]], c[[user]]
+        rows[case] = {"history, oldest first": "; ".join(ds.titles[x.item]), "target": ds.titles[c[0, 0]], **{name: ds.titles[c[0, m.score(x, c)[0].argmax()]] for name, m in models.items()}}
+    return pd.DataFrame(rows).T.rename_axis("case")
