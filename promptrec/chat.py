@@ -11,18 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import openai
+import pandas as pd
 
 from .core import Dataset, PromptrecError, atomic_path, check_least, sha256
 from .data.fetch import cache_dir
 from .hybrid import distinct, hybrid_text, shuffled
-from .split import Histories
+from .split import Histories, Split
 
 # %% ../nbs/65_chat.ipynb #c005
 @dataclass(frozen=True)
 class ChatSettings:
     "`timeout` is in seconds, prices are a million tokens; see the notebook. The key is no setting: it is read from OPENAI_API_KEY."
     url: str = "https://api.openai.com/v1"
-    model: str = "gpt-4"
+    served: str = "gpt-4"
     timeout: float = 60.0
     retries: int = 3
     max_calls: int = 1000
@@ -52,7 +53,7 @@ def _why(e: Exception, key: str, s: ChatSettings) -> str:
     if isinstance(e, openai.APITimeoutError): return f"gave no answer within {s.timeout:g} seconds. Raise timeout, or try later."
     if isinstance(e, openai.APIConnectionError): said = f"cannot be reached ({e.__cause__ or e}). Is the server running, and the address right?"
     elif isinstance(e, (openai.AuthenticationError, openai.PermissionDeniedError)): return f"refused the key ({e.status_code}). Set OPENAI_API_KEY to a key for this server and this model."
-    elif isinstance(e, openai.APIStatusError): said = f"refused the request for model {s.model!r} ({e.status_code}): {e.response.text}"
+    elif isinstance(e, openai.APIStatusError): said = f"refused the request for model {s.served!r} ({e.status_code}): {e.response.text}"
     else: said = f"gave no chat completion ({type(e).__name__}). Is the address right, up to /v1?"
     return said.replace(key, "***")[:400]
 
@@ -63,12 +64,16 @@ class ChatModel:
         self.dataset, self.settings, self.names = dataset, settings, distinct(dataset.titles)
         self.folder, self.calls, self.cost = cache_dir()/"chat", 0, 0.0
 
+    def fit(self, split: Split, loop=None, validate=None) -> pd.DataFrame: "Nothing is learned here."; return pd.DataFrame()
+
+    def save(self, folder) -> None: "Nothing to write: the answers lie in the cache."
+
     def requests(self, histories: Histories, candidates: np.ndarray) -> list[dict]:
         "What the server is asked, one request for each of B histories with candidates [B, C]."
         s, h, shown = self.settings, histories.last(self.settings.max_items), shuffled(candidates)
         title = lambda items: [self.names[i] for i in items]
         prompts = [hybrid_text(self.dataset.domain, title(h.item[a:b]), title(c), "none") for a, b, c in zip(h.offsets, h.offsets[1:], shown)]
-        return [{"model": s.model, "messages": [{"role": "user", "content": f"{INSTRUCTION}\n\n{p}"}], "temperature": s.temperature, "max_tokens": s.max_tokens} for p in prompts]
+        return [{"model": s.served, "messages": [{"role": "user", "content": f"{INSTRUCTION}\n\n{p}"}], "temperature": s.temperature, "max_tokens": s.max_tokens} for p in prompts]
 
     def most(self, request: dict) -> float:
         "The most that sending `request` once can cost."

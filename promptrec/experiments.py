@@ -27,6 +27,7 @@ from .baselines.morec import MoRec, MoRecSettings
 from .baselines.p5 import P5, P5Settings
 from .baselines.sasrec import SasRec, SasRecSettings
 from .candidates import Candidates, candidates_name, draw_candidates
+from .chat import ChatModel, ChatSettings
 from .core import Dataset, PromptrecError, atomic_path, check_name, describe_device, seed_everything, sha256
 from .datasets import dataset_name, load_dataset, recipe_of
 from .evaluate import evaluate, metrics
@@ -48,6 +49,7 @@ _ITEMS = {"lr": 1e-3, "weight_decay": 0.0, "batch_size": 128, "clip": 0.0}
 _SEQUENCES = {"paper": {**_ITEMS, "epochs": 300, "patience": 20},
               "quick": {**_ITEMS, "batch_size": 32, "epochs": 100, "patience": 10},
               "tiny": {**_ITEMS, "max_items": 20, "epochs": 1}}
+_PREFIXES = {"quick": {"batch_size": 128, "epochs": 20, "patience": 5}}
 _CLOZED = _SEQUENCES | {"paper": {**_ITEMS, "batch_size": 64, "epochs": 300, "patience": 50}}
 _WINDOWS = {"paper": {**_ITEMS, "batch_size": 512, "epochs": 50, "patience": 5}, "quick": {**_ITEMS, "batch_size": 512, "epochs": 10},
             "tiny": {**_ITEMS, "batch_size": 8192, "epochs": 1}}
@@ -57,7 +59,7 @@ _T5 = {"paper": {"epochs": 20},
 
 _LORA = {"lr": 5e-4, "weight_decay": 0.0, "schedule": "cosine", "warmup": 0.05}
 _SPEAKERS = {"paper": {**_LORA, "epochs": 5, "batch_size": 64},
-             "quick": {**_LORA, "layers": 4, "examples": 600, "epochs": 4, "batch_size": 8, "lr": 1e-3, "dropout": 0.0, "max_tokens": 512, "encoder_epochs": 10},
+             "quick": {**_LORA, "layers": 4, "examples": 500, "epochs": 4, "batch_size": 8, "lr": 1e-3, "dropout": 0.0, "max_tokens": 512, "encoder_epochs": 10},
              "tiny": {**_LORA, "layers": 1, "examples": 64, "epochs": 1, "batch_size": 16, "max_tokens": 512, "encoder_epochs": 1}}
 
 def pick_preset(name: str) -> str:
@@ -69,17 +71,22 @@ def pick_preset(name: str) -> str:
 @dataclass(frozen=True)
 class Model:
     """How to build a recommender from `(dataset, settings, data_dir)`, its default settings (None: there are none), what the presets change in settings and loop (None: nothing to train), the parts for which it
-    ranks the `full` catalogue, and data sets that it reads `instead` of those asked for."""
+    ranks the `full` catalogue, data sets that it reads `instead` of those asked for, and what presets change where `each` prefix of a history is a row of training."""
     build: Callable
     settings: object = None
     presets: dict = None
     full: tuple = PARTS
     instead: dict = field(default_factory=dict)
+    each: dict = field(default_factory=dict)
+
+def _sequences(build, settings, presets=_SEQUENCES) -> Model: "A model of item sequences."; return Model(build, settings, presets, each=_PREFIXES)
+
+_LLARAS = {"ml-100k": "llara-movielens"}
 
 def _speaker(presets: dict, **other) -> Model:
     "A model of paper B, which names one of the candidates of its prompt; on MovieLens it keeps to LLaRA's protocol. `presets` are those of training (None: there is none)."
     settings = replace(SbtRecSettings(), **other)
-    return Model(SbtRec, settings, presets, (), {"ml-100k": "llara-movielens"})
+    return Model(SbtRec, settings, presets, (), _LLARAS)
 
 SPEAKERS = {"sbtrec": {}, "sbtrec-continuous": {"levels": 0}, "sbtrec-single-level": {"levels": 1}, "sbtrec-linear-aligner": {"linear": True}, "sbtrec-curriculum": {"stages": "curriculum"},
             "sbtrec-two-stage": {"stages": "two"}, "llara": {"behaviour": "items", "levels": 0, "stages": "curriculum"}, "tallrec": {"behaviour": "none"}}
@@ -87,10 +94,10 @@ SPEAKERS = {"sbtrec": {}, "sbtrec-continuous": {"levels": 0}, "sbtrec-single-lev
 MODELS = {**{name: Model(MiBert, replace(MiBertSettings(), **off), _PROMPTS) for name, off in ABLATIONS.items()},
           "popularity": Model(lambda ds, settings, data_dir: Popularity(ds)),
           "markov": Model(Markov, MarkovSettings()), "itemknn": Model(ItemKnn, ItemKnnSettings()), "ease": Model(Ease, EaseSettings()),
-          "gru4rec": Model(Gru4Rec, Gru4RecSettings(), _SEQUENCES), "sasrec": Model(SasRec, SasRecSettings(), _SEQUENCES),
-          "bert4rec": Model(Bert4Rec, Bert4RecSettings(), _CLOZED), "cl4srec": Model(Cl4SRec, Cl4SRecSettings(), _SEQUENCES),
-          "caser": Model(Caser, CaserSettings(), _WINDOWS), "p5": Model(P5, P5Settings(), _T5, ("test",)), "morec": Model(MoRec, MoRecSettings(), _SEQUENCES),
-          **{name: _speaker(_SPEAKERS, **how) for name, how in SPEAKERS.items()}, "llama": _speaker(None, behaviour="none", rank=0)}
+          "gru4rec": _sequences(Gru4Rec, Gru4RecSettings()), "sasrec": _sequences(SasRec, SasRecSettings()), "cl4srec": _sequences(Cl4SRec, Cl4SRecSettings()), "morec": _sequences(MoRec, MoRecSettings()),
+          "bert4rec": _sequences(Bert4Rec, Bert4RecSettings(), _CLOZED),
+          "caser": Model(Caser, CaserSettings(), _WINDOWS), "p5": Model(P5, P5Settings(), _T5, ("test",)),
+          **{name: _speaker(_SPEAKERS, **how) for name, how in SPEAKERS.items()}, "llama": _speaker(None, behaviour="none", rank=0), "chat": Model(ChatModel, ChatSettings(), None, (), _LLARAS)}
 
 # %% ../nbs/71_experiments.ipynb #c010
 @dataclass(frozen=True)
@@ -165,7 +172,7 @@ def configure(**given) -> Run:
     asked = free.get("dataset", Run.dataset)
     run = Run(**_protocol(free | {"dataset": m.instead.get(asked, asked)}) | {"preset": pick_preset(given.get("preset", "auto"))})
     if run.candidates == "full" and not m.full: raise PromptrecError(f"{model} names one of the candidates of its prompt: give candidates, such as 'uniform-20', not 'full'.")
-    values = (m.presets or {}).get(run.preset, {}) | {k: v for k, v in given.items() if k not in _FREE}
+    values = (m.presets or {}).get(run.preset, {}) | (m.each.get(run.preset, {}) if run.longest else {}) | {k: v for k, v in given.items() if k not in _FREE}
     fill = lambda part: replace(part, **{k: _typed(k, v, get_type_hints(type(part))[k]) for k, v in values.items() if hasattr(part, k)})
     if m.settings is not None: run = replace(run, settings=fill(m.settings))
     if m.presets is None: return run
@@ -231,8 +238,9 @@ def validation(model: Recommender, data: Prepared, full: bool = True) -> Callabl
 def few_candidates(data: Prepared) -> bool: "Whether a target is to be named out of a few uniform candidates (paper B)."; return any(c.name.startswith("uniform") for c in data.candidates.values())
 
 def judge(model: Recommender, data: Prepared, full: bool = True) -> pd.DataFrame:
-    "Ranks of the test targets, and, of a model that speaks, its answers."
-    ranks = evaluate(model, data.split, "test", data.candidates.get("test"), full)
+    "Ranks of the test targets, of a model that scores, and, of a model that speaks, its answers."
+    scores = hasattr(model, "score")
+    ranks = evaluate(model, data.split, "test", data.candidates.get("test"), full) if scores else pd.DataFrame({"user": data.split.users("test")})
     return pd.concat([ranks, evaluate_answers(model, data.split, data.candidates["test"])], axis=1) if isinstance(model, Speaker) else ranks
 
 def _weights(model: Recommender) -> dict:

@@ -124,6 +124,7 @@ def name_of(config: dict):
     swept = {k: settings[k] for k in _SWEPT if k in settings}
     if config["model"] in MODELS:
         known = {k: v for k, v in swept.items() if config["model"].partition("-")[0] == "sbtrec"}
+        known |= {k: config[k] for k in _PROTOCOL if k in config}
         if run_key(configure(model=config["model"], preset=config["preset"], **known).config) != run_key(config): return None
     return label({"model": config["model"]} | {k: v for k, v in swept.items() if config["model"] == "sbtrec" and v != _SWEPT[k]})
 

@@ -67,7 +67,7 @@ def ready(port):
 
 def test_a_served_model_says_what_it_says_without_a_server(served, chat, h):
     url, folder, process = served
-    model = chat(url, model=folder.name, timeout=60., retries=0, max_tokens=8)
+    model = chat(url, served=folder.name, timeout=60., retries=0, max_tokens=8)
     said = model.answers(h, CANDIDATES)
     assert model.calls == 3 and len(list(model.folder.iterdir())) == 3
     llm, tok = load_llm(str(folder))
@@ -80,7 +80,7 @@ def test_a_served_model_says_what_it_says_without_a_server(served, chat, h):
         assert (kept["prompt_tokens"], kept["completion_tokens"], kept["request"]) == (n, out.shape[1] - n, request)
     with pytest.raises(PromptrecError, match="refused the request for model 'gpt-4' .400.*pinned to"): chat(url).answers(h, CANDIDATES)
     process.terminate(); process.wait(10)
-    again = chat(url, model=folder.name, retries=0, max_tokens=8)
+    again = chat(url, served=folder.name, retries=0, max_tokens=8)
     assert again.answers(h, CANDIDATES) == said and again.calls == 0  # the server is gone
     with pytest.raises(PromptrecError, match=f"{url} cannot be reached"): again.answers(h, CANDIDATES[:, :2])
 
@@ -120,7 +120,7 @@ def bad():
 def one(model, h, b=0): return model.answers(h[[b]], CANDIDATES[[b]])
 
 def test_what_is_sent(bad, chat, h):
-    model = chat(bad.url, model="m")
+    model = chat(bad.url, served="m")
     assert one(model, h) == ["Film 1"]
     (request, key), = bad.seen
     assert request == model.requests(h[[0]], CANDIDATES[[0]])[0] and key == f"Bearer {SECRET}"
@@ -235,3 +235,23 @@ def test_the_key_is_nowhere(bad, chat, h, monkeypatch):
     with pytest.raises(PromptrecError, match="characters that no key has"): one(model, h, 1)
     monkeypatch.delenv("OPENAI_API_KEY")
     assert one(model, h, 1) == ["Film 5"] and SECRET not in bad.seen[-1][1]
+
+
+def test_a_chat_model_is_a_run_like_any_other(tmp_path, monkeypatch):
+    from promptrec.experiments import configure, execute, prepare
+    from promptrec.records import read_record
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path/"cache"))
+    folder = tmp_path/"films"; folder.mkdir()
+    g = np.random.default_rng(0)
+    rows = pd.DataFrame({"user": np.repeat(range(20), 6), "item": np.concatenate([g.permutation(30)[:6] for _ in range(20)]), "rating": 5, "timestamp": range(120)})
+    rows.to_csv(folder/"interactions.csv", index=False)
+    pd.DataFrame({"item": range(30), "title": [f"Film {i}" for i in range(30)], "genres": "Drama"}).to_csv(folder/"items.csv", index=False)
+    run = configure(dataset=str(folder), model="chat", split="users", candidates="uniform-4", longest=5, max_calls=0, out_dir=str(tmp_path/"runs"))
+    data = prepare(run)
+    with pytest.raises(PromptrecError, match="max_calls=0"): execute(run, data)
+    model, items = ChatModel(data.dataset, run.settings), data.candidates["test"].items
+    model.folder.mkdir(parents=True)
+    for b, request in enumerate(model.requests(data.split.histories("test"), items)):
+        model.path(request).write_text(json.dumps({"answer": model.names[items[b, b % 2]]}))
+    record = read_record(execute(run, data).path)
+    assert set(record["metrics"]["test"]) == {"generate"} and record["metrics"]["test"]["generate"]["hit@1"]["value"] == .5

@@ -139,13 +139,13 @@ def test_own_data_trains_the_model(own, tmp_path):
 
 
 def test_tables_are_drawn_for_what_is_at_hand(papermill, own, tmp_path):
-    done = papermill("tables", tmp_path/"out.ipynb", dataset=f"ml-100k,{own}", out_dir=tmp_path/"figures")
+    done = papermill("tables", tmp_path/"out.ipynb", dataset=f"ml-100k,{own}", out_dir=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    read = lambda name: pd.read_csv(tmp_path/"figures"/f"{name}.csv", index_col=0, dtype=str, keep_default_na=False)
+    read = lambda name: pd.read_csv(tmp_path/"paper-a"/f"{name}.csv", index_col=0, dtype=str, keep_default_na=False)
     assert read("table-1").index.tolist() == ["ml-1m", "ml-10m", "ml-20m", "beauty", "video-games", "ml-100k", "my-books"]
     assert read("table-2").loc["beauty", "mean, ours"] == "not at hand" and read("table-2").loc["ml-100k", "longest, ours"] == "737"
     assert read("released").loc["ml-100k", "interactions, difference"] == "0" and read("released-others").loc["ml-1m", "ours"] == "not at hand"
-    assert {p.name for p in (tmp_path/"figures").iterdir()} >= {"table-3.md", "data.png", "data.pdf", "filters.csv"}
+    assert {p.name for p in (tmp_path/"paper-a").iterdir()} >= {"table-3.md", "data.png", "data.pdf", "filters.csv"}
     unknown = papermill("tables", tmp_path/"out.ipynb", datasets="ml-100k")
     assert unknown.returncode and "Unknown parameter 'datasets'" in unknown.stderr
 
@@ -153,5 +153,5 @@ def test_tables_are_drawn_for_what_is_at_hand(papermill, own, tmp_path):
 def test_tables_of_real_data_are_the_papers(papermill, real_data, tmp_path):
     done = papermill("tables", tmp_path/"out.ipynb", dataset="ml-1m", data_dir=real_data, out_dir=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    row = {k: v for n in (2, 3) for k, v in pd.read_csv(tmp_path/f"table-{n}.csv", index_col=0, dtype=str).loc["ml-1m"].items()}
+    row = {k: v for n in (2, 3) for k, v in pd.read_csv(tmp_path/"paper-a"/f"table-{n}.csv", index_col=0, dtype=str).loc["ml-1m"].items()}
     for name in ("mean", "longest", "users", "512 mean", "512 most", "512 prompts"): assert row[f"{name}, ours"] == row[f"{name}, paper"], name

@@ -151,8 +151,9 @@ def test_impossible_figures_of_the_paper_are_flagged():
 def test_the_notebook_draws_all_of_it_without_data(papermill, folder, tmp_path, monkeypatch):
     for name in ("PROMPTREC_DATA", "XDG_CACHE_HOME"): monkeypatch.setenv(name, str(tmp_path/"empty"))
     (tmp_path/"empty").mkdir()
-    done = papermill("tables", tmp_path/"out.ipynb", records=folder, out_dir=tmp_path/"figures")
+    done = papermill("tables", tmp_path/"out.ipynb", records=folder, out_dir=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     names = [f"table-{n}{more}" for n in (4, 5, 7, 8) for more in ("", "-differences")] + ["table-6", "claims", "doubts", "doubts-ratios"]
-    assert {f"{n}.{kind}" for n in names for kind in ("csv", "md")} | {"results-ml-100k-quick.png", "validation-ml-100k-quick.png"} <= {p.name for p in (tmp_path/"figures").iterdir()}
-    assert len(pd.read_csv(tmp_path/"figures"/"table-1.csv")) == 5
+    assert {f"{n}.{kind}" for n in names for kind in ("csv", "md")} | {"results-ml-100k-quick.png", "validation-ml-100k-quick.png"} <= {p.name for p in (tmp_path/"paper-a").iterdir()}
+    assert len(pd.read_csv(tmp_path/"paper-a"/"table-1.csv")) == 5
+    assert {f"{n}.{kind}" for n in ("table-1", "table-1-differences", "claims", "doubts") for kind in ("csv", "md")} <= {p.name for p in (tmp_path/"paper-b").iterdir()}
