@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'SPEAKERS', 'MODELS', 'pick_preset', 'Model', 'Run', 'known_parameters', 'configure', 'beside',
-           'notebook_parameters', 'check_parameters', 'Prepared', 'prepare', 'Result', 'check_place', 'validation',
-           'few_candidates', 'judge', 'execute', 'restore', 'describe_run', 'from_words']
+           'notebook_parameters', 'check_parameters', 'check_switch', 'Prepared', 'prepare', 'Result', 'check_place',
+           'validation', 'few_candidates', 'judge', 'execute', 'restore', 'describe_run', 'from_words']
 
 # %% ../nbs/71_experiments.ipynb #c002
 import json, sys, time
@@ -59,7 +59,7 @@ _T5 = {"paper": {"epochs": 20},
 
 _LORA = {"lr": 5e-4, "weight_decay": 0.0, "schedule": "cosine", "warmup": 0.05}
 _SPEAKERS = {"paper": {**_LORA, "epochs": 5, "batch_size": 64},
-             "quick": {**_LORA, "layers": 4, "examples": 500, "epochs": 4, "batch_size": 8, "lr": 1e-3, "dropout": 0.0, "max_tokens": 512, "encoder_epochs": 10},
+             "quick": {**_LORA, "layers": 4, "examples": 500, "epochs": 4, "batch_size": 8, "lr": 1e-3, "dropout": 0.0, "max_tokens": 512, "encoder_epochs": 6},
              "tiny": {**_LORA, "layers": 1, "examples": 64, "epochs": 1, "batch_size": 16, "max_tokens": 512, "encoder_epochs": 1}}
 
 def pick_preset(name: str) -> str:
@@ -192,6 +192,11 @@ def notebook_parameters(variables: dict) -> dict:
 def check_parameters(variables: dict, known: str) -> None:
     "Raise if a notebook's parameters hold a name that is not among the words of `known`."
     for name in notebook_parameters(variables): check_name("parameter", name, known.split())
+    check_switch("progress", variables.get("progress", False))
+
+def check_switch(name: str, value) -> None:
+    "Raise unless `value` is True or False: papermill reads `-p progress false` as text."
+    _typed(name, value, bool)
 
 # %% ../nbs/71_experiments.ipynb #c023
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,48 @@
+"""Paper B's models as runs: a record with every protocol, and the trained model read back; its figures drawn from records alone."""
+import numpy as np, pandas as pd, pytest, torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from promptrec.experiments import SPEAKERS, configure, execute, prepare, restore
+from promptrec.llm import llm_path
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory):
+    "A made-up language model with SmolLM2's words."
+    folder, words = tmp_path_factory.mktemp("llm"), AutoTokenizer.from_pretrained(llm_path("smollm2-135m"))
+    words.save_pretrained(folder)
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=1024,
+                                 bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    folder, g = tmp_path_factory.mktemp("films"), np.random.default_rng(0)
+    rows = pd.DataFrame({"user": np.repeat(range(60), 12), "item": np.concatenate([g.permutation(50)[:12] for _ in range(60)]), "rating": 5, "timestamp": range(720)})
+    rows.to_csv(folder/"interactions.csv", index=False)
+    pd.DataFrame({"item": range(50), "title": [f"Film {i}" for i in range(50)], "genres": "Drama"}).to_csv(folder/"items.csv", index=False)
+    return str(folder)
+
+
+@pytest.mark.parametrize("model", ["sbtrec", "llara", "tallrec", "llama"])
+def test_a_run_writes_its_record_and_its_model_comes_back(model, llm, films, tmp_path):
+    run = configure(dataset=films, model=model, preset="tiny", split="users", candidates="uniform-4", longest=10, llm=llm, layers=1, out_dir=str(tmp_path))
+    data = prepare(run)
+    result = execute(run, data)
+    assert set(result.record["metrics"]["test"]) >= {"score", "generate", "constrained"} and len(result.ranks) == 6
+    assert (model == "llama") == (len(result.curves) == 0)
+    h, items = data.split.histories("test"), data.candidates["test"].items
+    assert np.array_equal(restore(run, data).score(h, items), result.model.score(h, items))
+
+
+def test_every_speaker_has_presets_and_its_own_name():
+    runs = [configure(model=m, preset=p) for m in SPEAKERS for p in ("paper", "quick", "tiny")]
+    assert len({r.name for r in runs}) == len(runs) and {r.dataset for r in runs} == {"llara-movielens"}
+
+
+def test_figures_are_drawn_from_records_alone(papermill, root, tmp_path):
+    done = papermill("figures", tmp_path/"out.ipynb", records=root/"figures"/"records", out_dir=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {p.name for p in tmp_path.iterdir()} >= {"figure-2.csv", "figure-4.csv", "figure-5.csv"}
