@@ -9,14 +9,12 @@ __all__ = ['SCHEMA_VERSION', 'RECORD_SCHEMA', 'PACKAGES', 'check_record', 'git_s
 # %% ../nbs/70_records.ipynb #c002
 import json, math, platform, re, resource, subprocess, sys
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pandas as pd
 import torch
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-from jsonschema.validators import extend
 
 from . import __version__
 from .core import PromptrecError, atomic_path, sha256
@@ -60,16 +58,21 @@ RECORD_SCHEMA = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$de
     "metrics": {"type": "object", "properties": {"valid": _PART, "test": _PART}, "additionalProperties": False},
     "ranks": {"type": "string", "pattern": r"^[^/\\]+\.parquet$"}}) # file beside the record
 
-Draft202012Validator.check_schema(RECORD_SCHEMA)
-
 # %% ../nbs/70_records.ipynb #c008
 def _is_number(checker, x) -> bool: return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
-_VALIDATOR = extend(Draft202012Validator, type_checker=Draft202012Validator.TYPE_CHECKER.redefine("number", _is_number))(RECORD_SCHEMA)
+@cache
+def _validator():
+    "The checker of records. jsonschema takes seconds to import, so only those who read or write records wait for it."
+    from jsonschema import Draft202012Validator as Draft
+    from jsonschema.validators import extend
+    Draft.check_schema(RECORD_SCHEMA)
+    return extend(Draft, type_checker=Draft.TYPE_CHECKER.redefine("number", _is_number))(RECORD_SCHEMA)
 
 def check_record(record: dict, where: str = "record") -> dict:
     "Return `record` if it is a valid one; raise `PromptrecError` with `where` and the JSON path of what is wrong otherwise."
-    e = best_match(_VALIDATOR.iter_errors(record))
+    from jsonschema.exceptions import best_match
+    e = best_match(_validator().iter_errors(record))
     if e is not None: raise PromptrecError(f"{where}: {e.json_path}: {e.message[:300]}. Correct it, or run again.")
     return record
 

@@ -146,8 +146,6 @@ def test_tables_are_drawn_for_what_is_at_hand(papermill, own, tmp_path):
     assert read("table-2").loc["beauty", "mean, ours"] == "not at hand" and read("table-2").loc["ml-100k", "longest, ours"] == "737"
     assert read("released").loc["ml-100k", "interactions, difference"] == "0" and read("released-others").loc["ml-1m", "ours"] == "not at hand"
     assert {p.name for p in (tmp_path/"paper-a").iterdir()} >= {"table-3.md", "data.png", "data.pdf", "filters.csv"}
-    unknown = papermill("tables", tmp_path/"out.ipynb", datasets="ml-100k")
-    assert unknown.returncode and "Unknown parameter 'datasets'" in unknown.stderr
 
 
 def test_tables_of_real_data_are_the_papers(papermill, real_data, tmp_path):
