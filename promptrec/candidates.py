@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['CELLS', 'CANDIDATES', 'Candidates', 'draw_negatives', 'room', 'untouched', 'popularity_candidates',
-           'uniform_candidates', 'candidates_name', 'draw_candidates']
+           'uniform_candidates', 'candidates_name', 'draw_candidates', 'save_candidates']
 
 # %% ../nbs/11_candidates.ipynb #c002
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from .core import Dataset, PromptrecError, check_name, ragged_arange, rng, sha256
+from .core import Dataset, PromptrecError, atomic_path, check_name, ragged_arange, rng, sha256
 from .split import PARTS, Split
 
 # %% ../nbs/11_candidates.ipynb #c005
@@ -115,3 +117,13 @@ def draw_candidates(split: Split, name: str) -> dict[str, Candidates]:
     "Candidates of both parts ('valid', 'test') by name; none for 'full'."
     kind, _, n = candidates_name(name).partition("-")
     return {part: CANDIDATES[kind][0](split, part, int(n)) for part in PARTS} if n else {}
+
+# %% ../nbs/11_candidates.ipynb #c027
+def save_candidates(c: Candidates, split: Split, part: str, folder) -> Path:
+    "Write candidates of a part as Parquet, one row a target: raw ids of `user`, `target` and `negatives` (a list). Returns the file, which is named by the hash; one that is there is left alone."
+    ds = split.dataset
+    path, item = Path(folder)/f"{ds.name}-{part}-{c.name}-{c.hash[:8]}.parquet", ds.items["item_id"].to_numpy()
+    table = pd.DataFrame({"user": ds.users[split.users(part)], "target": item[c.items[:, 0]], "negatives": list(item[c.items[:, 1:]])})
+    if not path.exists():
+        with atomic_path(path) as tmp: table.to_parquet(tmp, index=False)
+    return path

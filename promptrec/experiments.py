@@ -26,7 +26,7 @@ from .baselines.linear import Ease, EaseSettings, ItemKnn, ItemKnnSettings
 from .baselines.morec import MoRec, MoRecSettings
 from .baselines.p5 import P5, P5Settings
 from .baselines.sasrec import SasRec, SasRecSettings
-from .candidates import Candidates, candidates_name, draw_candidates
+from .candidates import Candidates, candidates_name, draw_candidates, save_candidates
 from .chat import ChatModel, ChatSettings
 from .core import Dataset, PromptrecError, atomic_path, check_name, describe_device, seed_everything, sha256
 from .datasets import dataset_name, load_dataset, recipe_of
@@ -255,7 +255,7 @@ def _weights(model: Recommender) -> dict:
 
 # %% ../nbs/71_experiments.ipynb #c028
 def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
-    "Fit, judge on the test part, and write record, ranks and weights under `run.out_dir`."
+    "Fit, judge on the test part, and write record, ranks, weights and candidates under `run.out_dir`."
     check_place(run, data)
     reset_peak_memory()
     started = time.perf_counter()
@@ -267,6 +267,7 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
     curves = model.fit(data.split, loop, validation(model, data, full))
     ranks = judge(model, data, "test" in ranks_all)
     model.save(run.folder)
+    for part, c in data.candidates.items(): save_candidates(c, data.split, part, Path(run.out_dir)/"candidates")
     record = describe_run(run, data, model, curves, ranks, time.perf_counter() - started + (loop.earlier if loop else 0.))
     path = write_record(record, ranks, run.out_dir)
     return Result(read_record(path), path, ranks, curves, model)
