@@ -45,7 +45,7 @@ def draw_negatives(
     rows: int, n: int,       # what to draw: `rows` times `n`
     g: np.random.Generator,
 ) -> np.ndarray:
-    "For each row, `n` untouched items drawn by popularity without replacement, in the order of drawing: int32 [rows, n]."
+    "For each row, `n` untouched items drawn by popularity without replacement, in the order of drawing: int32 [rows, n]. Raises where a row has not so many."
     V, m, at = len(popularity), 4*n, np.arange(rows)[:, None]
     total = np.cumsum(popularity)
     drawn = np.searchsorted(total, g.integers(total[-1], size=(rows, m)), side="right")
@@ -58,8 +58,9 @@ def draw_negatives(
     out = np.full((rows, n), -1, np.int32)
     out[r, place[r, c]] = drawn[r, c]
     if len(short := np.flatnonzero(out[:, -1] < 0)):
-        more = _race(popularity, (first[short] == m) & (popularity > 0), n, g)
-        behind = np.arange(n) - (out[short] >= 0).sum(1, keepdims=True)
+        free, found = (first[short] == m) & (popularity > 0), (out[short] >= 0).sum(1, keepdims=True)
+        if (least := int((free.sum(1) + found[:, 0]).min())) < n: raise PromptrecError(f"{n} negatives are asked for where a user has {least} items left that she never touched: ask for {least} or fewer.")
+        more, behind = _race(popularity, free, n, g), np.arange(n) - found
         out[short] = np.where(behind < 0, out[short], np.take_along_axis(more, behind.clip(0), 1))
     return out
 

@@ -98,10 +98,10 @@ def leads(answered: Answered, *keys: tuple) -> pd.DataFrame:
     return pd.DataFrame([_ranged(x, y, f"epoch {epoch}", key[1]) for key, other in zip(keys[1:], others) for epoch, (x, y) in enumerate(zip(first.T, other.T), 1)])
 
 def falls_back(answered: Answered, key: tuple) -> pd.DataFrame:
-    "The best epoch of the first half minus the first epoch of the second; no rows with fewer than two epochs."
+    "The last epoch of the first half minus the first of the second; no rows with fewer than two epochs."
     y = _by_epoch(answered, key)
     half = y.shape[1]//2
-    return pd.DataFrame([_ranged(y[:, :half].max(1), y[:, half], "hit@1", "the next epoch")] if half else [])
+    return pd.DataFrame([_ranged(y[:, half - 1], y[:, half], "hit@1", "the next epoch")] if half else [])
 
 SPECIAL = (  # text, where, printed, what compares, and the models whose rows it takes
     ("Its ValidRatio is above 0.96", "5.1", "'consistently remains above 96%'", above_96, ("sbtrec",)),
@@ -122,7 +122,7 @@ def _special(answered: Answered, compare, models: tuple, dataset: str, preset: s
 def _untested(answered: Answered, models) -> dict:
     "The verdict on a claim that lacks records, with the command that makes the first one on MovieLens."
     name, _, swept = next((m for m in models if not any(k[:2] == (SETS[0], m) for k in answered.runs)), models[0]).partition(" ")
-    return {"verdict": "not testable here", "evidence": "no records: " + make(SETS[0], name) + "".join(f" -p {x.replace('=', ' ')}" for x in swept.strip("()").split(", ") if x)}
+    return {"verdict": "not testable here", "evidence": "no records: " + make(SETS[0], name, **{k: int(v) for k, _, v in (x.partition("=") for x in swept.strip("()").split(", ") if x)})}
 
 def claims_table(answered: Answered) -> pd.DataFrame:
     "Each claim of paper B: where it stands, what it printed, what the records say, and the verdict; a row for each data set and preset that can judge it."

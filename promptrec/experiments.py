@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PRESETS', 'SPEAKERS', 'MODELS', 'pick_preset', 'Model', 'Run', 'known_parameters', 'configure', 'beside',
            'notebook_parameters', 'check_parameters', 'check_switch', 'Prepared', 'prepare', 'Result', 'check_place',
-           'validation', 'few_candidates', 'judge', 'execute', 'restore', 'describe_run', 'from_words']
+           'validation', 'few_candidates', 'judge', 'build', 'execute', 'finished', 'restore', 'describe_run',
+           'from_words']
 
 # %% ../nbs/71_experiments.ipynb #c002
 import json, sys, time
@@ -15,6 +16,7 @@ from typing import Callable, get_type_hints
 
 import pandas as pd
 import torch
+from accelerate import PartialState
 
 from .answers import Speaker, choice_metrics, evaluate_answers
 from .baselines.bert4rec import Bert4Rec, Bert4RecSettings
@@ -186,8 +188,9 @@ def beside(run: Run, model: str) -> Run:
 
 # %% ../nbs/71_experiments.ipynb #c020
 def notebook_parameters(variables: dict) -> dict:
-    "The plain values (text, numbers, switches, None) among a notebook's `globals()`, by name."
-    return {k: v for k, v in variables.items() if not k.startswith("_") and (v is None or type(v) in (str, int, float, bool))}
+    "The plain values (text, numbers, switches, None) among a notebook's `globals()`, by name. Which names these are is noted there the first time, so that a cell may be run again."
+    plain = [k for k, v in variables.items() if not k.startswith("_") and (v is None or type(v) in (str, int, float, bool))]
+    return {k: variables[k] for k in variables.setdefault("_parameters", plain)}
 
 def check_parameters(variables: dict, known: str) -> None:
     "Raise if a notebook's parameters hold a name that is not among the words of `known`."
@@ -227,7 +230,7 @@ def check_place(run: Run, data: Prepared) -> None:
     "Raise before the work, not after it, if `out_dir` cannot be written, or has the record of such a run on other data."
     trial, path = Path(run.out_dir)/".writable", Path(run.out_dir)/f"{run.name}.json"
     with atomic_path(trial) as tmp: tmp.touch()
-    trial.unlink()
+    trial.unlink(missing_ok=True)  # another process may have been faster
     if path.exists() and read_record(path)["data_hash"] != data.dataset.hash:
         raise PromptrecError(f"{path} is the record of the same run on other data called {run.config['dataset']!r}. Choose another out_dir, or rename the data's folder.")
 
@@ -253,6 +256,12 @@ def _weights(model: Recommender) -> dict:
     parameters = list(model.net.parameters()) if hasattr(model, "net") else []
     return {"total": sum(p.numel() for p in parameters), "trainable": sum(p.numel() for p in parameters if p.requires_grad)}
 
+def build(run: Run, data: Prepared) -> Recommender:
+    "The untrained model of a run, on this process's device."
+    model = MODELS[run.model].build(data.dataset, run.settings, run.data_dir)
+    if hasattr(model, "net"): model.net.to(PartialState().device)
+    return model
+
 # %% ../nbs/71_experiments.ipynb #c028
 def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
     "Fit, judge on the test part, and write record, ranks, weights and candidates under `run.out_dir`."
@@ -260,23 +269,36 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
     reset_peak_memory()
     started = time.perf_counter()
     seed_everything(run.seed)
-    model = MODELS[run.model].build(data.dataset, run.settings, run.data_dir)
+    model, state = build(run, data), PartialState()
     loop = run.loop and Loop(run.loop, run.folder, run.resume, sha256(json.dumps(run.config, sort_keys=True), data.split.hash), progress)
     ranks_all = MODELS[run.model].full
     full = "valid" in ranks_all or run.loop is not None and run.loop.monitor.startswith("full ")
     curves = model.fit(data.split, loop, validation(model, data, full))
     ranks = judge(model, data, "test" in ranks_all)
-    model.save(run.folder)
-    for part, c in data.candidates.items(): save_candidates(c, data.split, part, Path(run.out_dir)/"candidates")
-    record = describe_run(run, data, model, curves, ranks, time.perf_counter() - started + (loop.earlier if loop else 0.))
-    path = write_record(record, ranks, run.out_dir)
+    if state.is_main_process:
+        model.save(run.folder)
+        for part, c in data.candidates.items(): save_candidates(c, data.split, part, Path(run.out_dir)/"candidates")
+        record = describe_run(run, data, model, curves, ranks, time.perf_counter() - started + (loop.earlier if loop else 0.))
+        write_record(record, ranks, run.out_dir)
+    state.wait_for_everyone()
+    path = Path(run.out_dir)/f"{run.name}.json"
     return Result(read_record(path), path, ranks, curves, model)
 
 # %% ../nbs/71_experiments.ipynb #c030
+def finished(out_dir, data_dir=None) -> list[Run]:
+    "The runs that have a record and weights in `out_dir`, sorted by name."
+    runs = []
+    for path in sorted(Path(out_dir).glob("*-seed*.json")):
+        c = read_record(path)["config"]
+        given = (c.get("loop") or {}) | (c.get("settings") or {}) | {k: v for k, v in c.items() if k not in ("settings", "loop")}
+        run = configure(**given, out_dir=str(out_dir), data_dir=data_dir)
+        if run.folder.is_dir(): runs.append(run)
+    return runs
+
 def restore(run: Run, data: Prepared) -> Recommender:
     "The trained model of a finished run, from its folder; raises where that is not there."
-    if not run.folder.is_dir(): raise PromptrecError(f"No trained model in {run.folder}. Make it: python -m promptrec.experiments dataset={run.dataset} model={run.model} preset={run.preset} seed={run.seed} out_dir={run.out_dir}")
-    model = MODELS[run.model].build(data.dataset, run.settings, run.data_dir)
+    if not run.folder.is_dir(): raise PromptrecError(f"No trained model in {run.folder}: make the run again, with out_dir={run.out_dir}.")
+    model = build(run, data)
     model.load(run.folder)
     return model
 
@@ -288,7 +310,7 @@ def describe_run(run: Run, data: Prepared, model: Recommender, curves: pd.DataFr
             "data_hash": data.dataset.hash, "split": data.split.name, "split_hash": data.split.hash,
             "steps": [list(s) for s in data.dataset.steps], "notes": data.dataset.notes,
             "candidates": {f"{part} {c.name}": c.hash for part, c in data.candidates.items()},
-            "packages": package_versions(), "device": describe_device(), "wall_seconds": seconds,
+            "packages": package_versions(), "device": describe_device() | {"devices": PartialState().num_processes}, "wall_seconds": seconds,
             "seconds_per_epoch": curves["seconds"].tolist() if len(curves) else [], "peak_memory_mb": peak_memory_mb(),
             "parameters": _weights(model), "curves": curves.to_dict("records"),
             "metrics": {"test": {kind: bootstrap(ranks[kind].to_numpy()) for kind in ("sampled", "full") if kind in ranks} | (choice_metrics(ranks) if few_candidates(data) else {})}}

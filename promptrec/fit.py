@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'PRECISIONS', 'bucketed', 'Batches', 'LoopSettings', 'LoopState', 'save_state', 'load_state',
-           'pick_precision', 'groups_of', 'check_loss', 'end_epoch', 'Loop']
+           'pick_precision', 'groups_of', 'check_loss', 'end_epoch', 'enough_memory', 'Loop']
 
 # %% ../nbs/60_fit.ipynb #c002
 import math, signal, threading, time
@@ -118,7 +118,7 @@ def load_state(path: Path, model: nn.Module, optimizer, fingerprint: str) -> Loo
 def pick_precision(wanted: str) -> str:
     "'bf16' or 'no'; 'auto' is bf16 where a GPU or the CPU's instructions (AVX512-BF16) make it faster."
     if wanted != "auto": return wanted
-    if torch.cuda.is_available(): return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    if torch.cuda.is_available(): return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     return "bf16" if getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() else "no"
 
 # %% ../nbs/60_fit.ipynb #c020
@@ -150,6 +150,14 @@ def end_epoch(state: LoopState, model: nn.Module, validate: Callable | None, mon
     if show: print("  ".join(f"{k} {v:.4g}" for k, v in row.items() if np.isscalar(v)))
 
 # %% ../nbs/60_fit.ipynb #c022
+@contextmanager
+def enough_memory(batch_size: int):
+    "Say what helps where the device runs out of memory."
+    try: yield
+    except torch.OutOfMemoryError as e:
+        raise PromptrecError(f"The device has too little memory for batches of {batch_size}: use a smaller batch_size, fewer max_tokens or, where the model has them, recompute=True or half=True.") from e
+
+# %% ../nbs/60_fit.ipynb #c023
 class Loop:
     """Trains a module. With a `folder` it keeps `checkpoint.pt` there after every epoch and on interruption, and `resume=True`
     goes on from it (from the start if there is none yet); `earlier` are the seconds that had gone into it. `fingerprint` names the configuration and data the checkpoint belongs to."""
@@ -170,7 +178,7 @@ class Loop:
             state = load_state(self.checkpoint, model, optimizer, self.fingerprint)
         self.earlier, self.started = state.wall, time.perf_counter()
         wrapped, optimizer = acc.prepare(model.to(acc.device), optimizer)
-        with _noted_signals() as stop:
+        with _noted_signals() as stop, enough_memory(s.batch_size):
             while state.epoch < s.epochs and state.epoch - state.best_epoch < max(1, s.patience):
                 self._epoch(acc, wrapped, optimizer, batches, state, stop, model)
                 end_epoch(state, model, validate, s.monitor, self.progress)

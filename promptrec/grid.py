@@ -18,7 +18,7 @@ from .experiments import configure, pick_preset
 # %% ../nbs/74_grid.ipynb #c005
 BASELINES = ("popularity", "markov", "itemknn", "ease", "gru4rec", "sasrec", "bert4rec", "cl4srec", "caser", "p5")
 ABLATED = ("mibert-pb", "mibert-no-moe", "mibert-no-short", "mibert-no-long")
-CHOOSERS = ("gru4rec", "caser", "sasrec", "morec", "llama", "tallrec", "llara", "sbtrec")  # of paper B, who name one of few candidates
+CHOOSERS = ("gru4rec", "caser", "sasrec", "morec", "llama", "tallrec", "llara", "sbtrec-two-stage", "sbtrec")  # of paper B, who name one of few candidates
 _MODELS = [{"model": m} for m in ("mibert", *BASELINES)] + [{"model": "sasrec", "loss": "bce"}]
 
 def _each(datasets, variants) -> list[dict]: return [{"dataset": d, **v} for d in datasets for v in variants]

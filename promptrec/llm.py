@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as hf_logging
 
 from .backbone import backbone_path
@@ -108,4 +108,5 @@ def load_llm(
         raise PromptrecError(f"Cannot load the language model {name!r}: {why}.") from e
     if tokenizer.eos_token_id is None: raise PromptrecError(f"{name}: its tokenizer has no end mark (eos_token), so a title would never end.")
     if tokenizer.pad_token_id is None: tokenizer.pad_token = tokenizer.eos_token
+    model.generation_config = GenerationConfig()  # a hub's own (a penalty, a temperature) would search by another law than scores follow
     return model.eval(), tokenizer

@@ -8,7 +8,7 @@ __all__ = ['RARE', 'empty', 'in_random_order', 'strangers', 'hits', 'noise_curve
            'readable']
 
 # %% ../nbs/82_probes.ipynb #c002
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,12 +29,13 @@ def in_random_order(h: Histories, seed: int = 0) -> Histories:
     order = np.argsort(np.repeat(np.arange(len(h)), h.lengths) + rng(seed).random(len(h.item)), kind="stable")
     return Histories(h.item[order], h.rating[order], h.offsets)
 
-def strangers(h: Histories, n: np.ndarray, items: np.ndarray, seed: int = 0) -> Histories:
-    "`n` [B] items of each history, at random places, each replaced by one of `items` [k] that the history does not have."
+def strangers(h: Histories, n: np.ndarray, items: np.ndarray, candidates: np.ndarray = None, seed: int = 0) -> Histories:
+    "`n` [B] items of each history, at random places, each replaced by one of `items` [k] that neither the history nor the user's `candidates` [B, C] have."
     g, row = rng(seed), np.repeat(np.arange(len(h)), h.lengths)
     place = np.argsort(row + g.random(len(row)), kind="stable")          # a random order within each history
     chosen = place[ragged_arange(h.offsets[:-1], h.offsets[:-1] + np.minimum(n, h.lengths))]
     out, taken = h.item.copy(), set(zip(row.tolist(), h.item.tolist()))
+    if candidates is not None: taken |= {(b, i) for b, c in enumerate(candidates.tolist()) for i in c}
     for at, draws in zip(chosen, items[g.integers(len(items), size=(len(chosen), 100))]):
         new = next((i for i in draws.tolist() if (row[at], i) not in taken), None)
         if new is None: raise PromptrecError(f"History {row[at]} has nearly all of the {len(items)} items that may replace its own: give more.")
@@ -51,7 +52,7 @@ def noise_curve(models: dict[str, Recommender], h: Histories, candidates: np.nda
     items, rows = np.arange(next(iter(models.values())).dataset.n_items), []
     for share in shares:
         for draw in range(draws if share else 1):
-            changed = strangers(h, np.rint(share*h.lengths).astype(np.int64), items, draw)
+            changed = strangers(h, np.rint(share*h.lengths).astype(np.int64), items, candidates, draw)
             rows += [{"model": name, "share": share, "draw": draw, "hit@1": hits(m, changed, candidates).mean()} for name, m in models.items()]
     return pd.DataFrame(rows)
 
@@ -67,13 +68,13 @@ def plot_noise(curve: pd.DataFrame, chance: float) -> plt.Axes:
 
 # %% ../nbs/82_probes.ipynb #c014
 @contextmanager
-def random_tokens(model: SbtRec, seed: int = 0):
-    "`model` with behaviour tokens that are noise of the same mean and spread."
+def random_tokens(model: SbtRec, h: Histories, seed: int = 0):
+    "`model` with behaviour tokens that are noise, with the mean and the spread, in each dimension, of its tokens for histories `h` (for all items, where each title has a token)."
     own, g = model.net.tokens, torch.Generator().manual_seed(seed)
-    def noise(z):
-        v = own(z)
-        return v.mean() + v.std()*torch.randn(v.shape, generator=g).to(v)
-    model.net.tokens = noise
+    with torch.inference_mode():
+        z = torch.from_numpy(model.sasrec.states(h.last(model.settings.max_items))).to(model.net.words.weight.device) if model.settings.behaviour == "sequence" else model.sasrec.net.items.weight
+        mean, spread = (v := own(z)).mean(0), v.std(0)
+    model.net.tokens = lambda z: mean + spread*torch.randn((len(z), len(mean)), generator=g).to(mean)
     try: yield model
     finally: del model.net.tokens
 
@@ -86,10 +87,11 @@ def titles_alone(model: SbtRec):
 
 def probe_hits(model: SbtRec, h: Histories, candidates: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
     "Hits [B] under each probe that makes sense for the model."
-    out = {"as it is": hits(model, h, candidates), "random order": hits(model, in_random_order(h, seed), candidates), "no history": hits(model, empty(h), candidates)}
+    out = {"as it is": hits(model, h, candidates), "random order": hits(model, in_random_order(h, seed), candidates)}
+    with titles_alone(model) if model.settings.behaviour == "sequence" else nullcontext(): out["no history"] = hits(model, empty(h), candidates)
     if model.settings.behaviour == "none": return out
     if model.settings.behaviour == "sequence": out["no words"] = best(model.score(empty(h), candidates, felt=h)) == 0
-    for name, changed in {"titles alone": titles_alone(model), "noise for a token": random_tokens(model, seed)}.items():
+    for name, changed in {"titles alone": titles_alone(model), "noise for a token": random_tokens(model, h, seed)}.items():
         with changed: out[name] = hits(model, h, candidates)
     return out
 
@@ -116,11 +118,11 @@ def _set(h: Histories, places: list, items: list) -> Histories:
     out = h.item.copy(); out[np.concatenate(places)] = np.concatenate(items)
     return Histories(out, h.rating, h.offsets)
 
-def plant_noise(ds: Dataset, h: Histories, seed: int = 0) -> Histories:
-    "Each history's last item replaced by one without any of the others' genres."
+def plant_noise(ds: Dataset, h: Histories, candidates: np.ndarray, seed: int = 0) -> Histories:
+    "Each history's last item replaced by one without any of the others' genres that is no candidate."
     has, g, new = genre_table(ds).to_numpy(), rng(seed), []
-    for a, b in zip(h.offsets, h.offsets[1:]):
-        new.append(g.permutation(np.flatnonzero(~(has & has[h.item[a:b - 1]].any(0)).any(1) & has.any(1)))[:1])
+    for a, b, shown in zip(h.offsets, h.offsets[1:], candidates):
+        new.append(g.permutation(np.setdiff1d(np.flatnonzero(~(has & has[h.item[a:b - 1]].any(0)).any(1) & has.any(1)), shown))[:1])
     return _set(h, [np.array([b - 1])[:len(n)] for b, n in zip(h.offsets[1:], new)], new)
 
 def plant_thread(ds: Dataset, h: Histories, candidates: np.ndarray, seed: int = 0) -> tuple[Histories, np.ndarray]:
@@ -151,9 +153,9 @@ def plant_shift(ds: Dataset, h: Histories, candidates: np.ndarray, seed: int = 0
 def cases(models: dict[str, Recommender], h: Histories, candidates: np.ndarray, seed: int = 0) -> pd.DataFrame:
     "How often each model keeps its head: a row a model and case, share of users with its interval (Wilson)."
     ds, rows = next(iter(models.values())).dataset, []
-    noise, thread, shift = plant_noise(ds, h, seed), plant_thread(ds, h, candidates, seed), plant_shift(ds, h, candidates, seed)
+    noise, thread, shift = plant_noise(ds, h, candidates, seed), plant_thread(ds, h, candidates, seed), plant_shift(ds, h, candidates, seed)
     for name, m in models.items():
-        named = lambda x, c: m.score(x, c).argmax(1)
+        named = lambda x, c: best(m.score(x, c))
         kept = {"noise": named(noise, candidates) == named(h, candidates), "thread": named(*thread) == 0, "shift": named(*shift) == 0}
         for case, k in kept.items():
             low, high = wilson(int(k.sum()), len(k))
@@ -164,9 +166,9 @@ def cases(models: dict[str, Recommender], h: Histories, candidates: np.ndarray, 
 def readable(models: dict[str, Recommender], h: Histories, candidates: np.ndarray, user: int = 0, seed: int = 0) -> pd.DataFrame:
     "One row a case, for the test user in row `user`: the last titles of the planted history, the target, and what each model names."
     ds = next(iter(models.values())).dataset
-    planted = {"noise": (plant_noise(ds, h, seed), candidates), "thread": plant_thread(ds, h, candidates, seed), "shift": plant_shift(ds, h, candidates, seed)}
+    planted = {"noise": (plant_noise(ds, h, candidates, seed), candidates), "thread": plant_thread(ds, h, candidates, seed), "shift": plant_shift(ds, h, candidates, seed)}
     rows = {}
     for case, (x, c) in planted.items():
         x, c = x[[user]], c[[user]]
-        rows[case] = {"history, oldest first": "; ".join(ds.titles[x.item]), "target": ds.titles[c[0, 0]], **{name: ds.titles[c[0, m.score(x, c)[0].argmax()]] for name, m in models.items()}}
+        rows[case] = {"history, oldest first": "; ".join(ds.titles[x.item]), "target": ds.titles[c[0, 0]], **{name: ds.titles[c[0, best(m.score(x, c))[0]]] for name, m in models.items()}}
     return pd.DataFrame(rows).T.rename_axis("case")

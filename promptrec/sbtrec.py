@@ -213,14 +213,16 @@ class SbtRec(Recommender):
         self.net = SbtNet(llm, self.sasrec and self.sasrec.net, settings)
 
     def fit(self, split: Split, loop: Loop = None, validate=None) -> pd.DataFrame:
-        "Train encoder, codebooks, aligner and adapters (nothing without `loop`: zero-shot); with `validate` the curves have `valid loss` too. See `Recommender.fit`."
+        "Train encoder, codebooks, aligner and adapters (nothing without `loop`: zero-shot); with `validate` the curves have `valid loss`, and how many codes of each level are `used`. See `Recommender.fit`."
         if loop is None: return pd.DataFrame()
         s = loop.settings
         batches = PromptBatches(split, self.prompts, self.text, self.settings, s.batch_size, s.epochs, s.seed)
         if self.sasrec:
             train_encoder(self.sasrec, split, loop, self.settings.encoder_epochs)
-            start(self.net, training_states(self.sasrec, batches, self.settings.behaviour), s.seed)
-        return loop.run(self.net, batches, self.groups(s.lr, s.weight_decay), validate and (lambda: {"valid loss": self.loss(split)} | validate()))
+            z = training_states(self.sasrec, batches, self.settings.behaviour)
+            start(self.net, z, s.seed)
+        used = lambda: {} if self.net.quantizer is None else {f"used {l}": int(n) for l, n in self.net.quantizer.report(z.to(self.net.words.weight.device))["used"].items()}
+        return loop.run(self.net, batches, self.groups(s.lr, s.weight_decay), validate and (lambda: {"valid loss": self.loss(split)} | validate() | used()))
 
     def groups(self, lr: float, weight_decay: float) -> list[dict]:
         "Parameter groups for `Loop`; codebooks do not decay, or codes that no batch chose would shrink."

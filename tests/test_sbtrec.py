@@ -19,10 +19,12 @@ def llm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory):
+    "60 users of 12 films each, of 200 in ten genres."
     folder, g = tmp_path_factory.mktemp("films"), np.random.default_rng(0)
-    rows = pd.DataFrame({"user": np.repeat(range(60), 12), "item": np.concatenate([g.permutation(50)[:12] for _ in range(60)]), "rating": 5, "timestamp": range(720)})
+    rows = pd.DataFrame({"user": np.repeat(range(60), 12), "item": np.concatenate([g.permutation(200)[:12] for _ in range(60)]), "rating": 5, "timestamp": range(720)})
     rows.to_csv(folder/"interactions.csv", index=False)
-    pd.DataFrame({"item": range(50), "title": [f"Film {i}" for i in range(50)], "genres": "Drama"}).to_csv(folder/"items.csv", index=False)
+    genres = ["Drama", "Comedy", "Action", "Thriller", "Romance", "Adventure", "Crime", "Western", "War", "Horror"]
+    pd.DataFrame({"item": range(200), "title": [f"Film {i}" for i in range(200)], "genres": [genres[i % 10] for i in range(200)]}).to_csv(folder/"items.csv", index=False)
     return str(folder)
 
 
@@ -46,3 +48,22 @@ def test_figures_are_drawn_from_records_alone(papermill, root, tmp_path):
     done = papermill("figures", tmp_path/"out.ipynb", records=root/"figures"/"records", out_dir=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert {p.name for p in tmp_path.iterdir()} >= {"figure-2.csv", "figure-4.csv", "figure-5.csv"}
+
+
+def test_trained_models_are_asked_again(llm, films, tmp_path):
+    from promptrec.modalities import modalities, sample, separation, untrained
+    from promptrec.probes import cases, contamination, noise_curve, probe_hits
+    run = configure(dataset=films, model="sbtrec", preset="tiny", split="users", candidates="uniform-20", longest=10, llm=llm, layers=1, out_dir=str(tmp_path))
+    data = prepare(run)
+    model = execute(run, data).model
+    few = slice(0, 4)
+    h, items = data.split.histories("test")[few], data.candidates["test"].items[few]
+    hit, net = probe_hits(model, h, items), model.net
+    assert list(hit) == ["as it is", "random order", "no history", "no words", "titles alone", "noise for a token"] and all(len(x) == 4 for x in hit.values())
+    assert contamination(hit).loc["as it is", "difference"] == 0 and "tokens" not in vars(net) and model.prompts.behaviour == "sequence"
+    assert np.array_equal(probe_hits(model, h, items)["noise for a token"], hit["noise for a token"])
+    curve = noise_curve({"sbtrec": model}, h, items, shares=(0, .5), draws=2)
+    assert curve["hit@1"].iloc[0] == hit["as it is"].mean() and len(curve) == 3
+    assert cases({"sbtrec": model}, h, items)["kept"].between(0, 1).all()
+    felt, target = sample(data.dataset, 200, 10)
+    for kind in (modalities, untrained): assert 0 <= separation(*kind(model, felt, target))["gap"] <= 1
