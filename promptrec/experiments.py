@@ -16,7 +16,6 @@ from typing import Callable, get_type_hints
 
 import pandas as pd
 import torch
-from accelerate import PartialState
 
 from .answers import Speaker, choice_metrics, evaluate_answers
 from .baselines.bert4rec import Bert4Rec, Bert4RecSettings
@@ -33,7 +32,7 @@ from .chat import ChatModel, ChatSettings
 from .core import Dataset, PromptrecError, atomic_path, check_name, describe_device, seed_everything, sha256
 from .datasets import dataset_name, load_dataset, recipe_of
 from .evaluate import evaluate, metrics
-from .fit import Loop, LoopSettings, pick_precision
+from .fit import Loop, LoopSettings, pick_precision, this_process
 from .mibert import ABLATIONS, MiBert, MiBertSettings
 from .records import git_state, package_versions, peak_memory_mb, read_record, reset_peak_memory, write_record, record_name
 from .recommender import Recommender
@@ -259,7 +258,7 @@ def _weights(model: Recommender) -> dict:
 def build(run: Run, data: Prepared) -> Recommender:
     "The untrained model of a run, on this process's device."
     model = MODELS[run.model].build(data.dataset, run.settings, run.data_dir)
-    if hasattr(model, "net"): model.net.to(PartialState().device)
+    if hasattr(model, "net"): model.net.to(this_process().device)
     return model
 
 # %% ../nbs/71_experiments.ipynb #c028
@@ -269,7 +268,7 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
     reset_peak_memory()
     started = time.perf_counter()
     seed_everything(run.seed)
-    model, state = build(run, data), PartialState()
+    model, state = build(run, data), this_process()
     loop = run.loop and Loop(run.loop, run.folder, run.resume, sha256(json.dumps(run.config, sort_keys=True), data.split.hash), progress)
     ranks_all = MODELS[run.model].full
     full = "valid" in ranks_all or run.loop is not None and run.loop.monitor.startswith("full ")
@@ -310,7 +309,7 @@ def describe_run(run: Run, data: Prepared, model: Recommender, curves: pd.DataFr
             "data_hash": data.dataset.hash, "split": data.split.name, "split_hash": data.split.hash,
             "steps": [list(s) for s in data.dataset.steps], "notes": data.dataset.notes,
             "candidates": {f"{part} {c.name}": c.hash for part, c in data.candidates.items()},
-            "packages": package_versions(), "device": describe_device() | {"devices": PartialState().num_processes}, "wall_seconds": seconds,
+            "packages": package_versions(), "device": describe_device() | {"devices": this_process().num_processes}, "wall_seconds": seconds,
             "seconds_per_epoch": curves["seconds"].tolist() if len(curves) else [], "peak_memory_mb": peak_memory_mb(),
             "parameters": _weights(model), "curves": curves.to_dict("records"),
             "metrics": {"test": {kind: bootstrap(ranks[kind].to_numpy()) for kind in ("sampled", "full") if kind in ranks} | (choice_metrics(ranks) if few_candidates(data) else {})}}
@@ -331,5 +330,6 @@ def from_words(words: list[str]) -> dict:
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no file
     try:
         run = configure(**from_words(sys.argv[1:]))
-        print(execute(run, prepare(run), progress=True).path)
+        path = execute(run, prepare(run), progress=True).path
+        if this_process().is_main_process: print(path)
     except PromptrecError as e: sys.exit(f"Error: {e}")

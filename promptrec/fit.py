@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'PRECISIONS', 'bucketed', 'Batches', 'LoopSettings', 'LoopState', 'save_state', 'load_state',
-           'pick_precision', 'groups_of', 'check_loss', 'end_epoch', 'enough_memory', 'Loop']
+           'pick_precision', 'this_process', 'groups_of', 'check_loss', 'end_epoch', 'enough_memory', 'Loop']
 
 # %% ../nbs/60_fit.ipynb #c002
 import math, signal, threading, time
@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 from tqdm import tqdm
 
@@ -121,6 +122,10 @@ def pick_precision(wanted: str) -> str:
     if torch.cuda.is_available(): return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     return "bf16" if getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() else "no"
 
+def this_process() -> PartialState:
+    "This process among those that `accelerate launch` or `torchrun` started: its device, its rank, whether it is the main one. ACCELERATE_USE_CPU=true keeps to the CPU."
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
 # %% ../nbs/60_fit.ipynb #c020
 def groups_of(parameters, lr: float, weight_decay: float) -> list[dict]:
     "AdamW's parameter groups: no decay on biases and norms, nothing that is frozen."
@@ -181,7 +186,7 @@ class Loop:
         with _noted_signals() as stop, enough_memory(s.batch_size):
             while state.epoch < s.epochs and state.epoch - state.best_epoch < max(1, s.patience):
                 self._epoch(acc, wrapped, optimizer, batches, state, stop, model)
-                end_epoch(state, model, validate, s.monitor, self.progress)
+                end_epoch(state, model, validate, s.monitor, self.progress and acc.is_main_process)
                 self._save(acc, state, model, optimizer)
                 if stop: self._interrupted(stop)
         if state.best_weights is not None: model.load_state_dict(state.best_weights)

@@ -1,5 +1,5 @@
 """Whole runs: from a command to a record; wrong parameters; kills, full disks and resuming."""
-import signal, subprocess, sys, time
+import os, signal, subprocess, sys, time
 from pathlib import Path
 
 import nbformat, pandas as pd, pytest
@@ -113,3 +113,12 @@ def test_ml_1m_prompts_are_those_of_table_3(papermill, tmp_path, real_data):
     row = next(line.split() for line in text.splitlines() if line.startswith("paper"))
     assert [float(x) for x in row[1:5]] == [512, 48320, 28.4, 37]
     assert "nothing is trained" in text and not (tmp_path/"runs").exists()
+
+
+def test_two_processes_share_a_run(own, tmp_path):
+    words = dict(dataset=own, model="sasrec", preset="tiny", candidates="uniform-5", epochs=2, batch_size=8, out_dir=tmp_path/"runs")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m", "promptrec.experiments", *(f"{k}={v}" for k, v in words.items())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    [record] = records(tmp_path/"runs")
+    assert record["device"]["devices"] == 2 and len(record["curves"]) == 2 and done.stdout.count(".json") == 1
