@@ -9,6 +9,12 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import numpy as np, pandas as pd, pytest
 
 ROOT = Path(__file__).parent.parent
+SLOW = ("test_runs.py", "test_preparation.py", "test_grid.py", "test_chat.py", "test_results.py")
+
+
+def pytest_collection_modifyitems(items):
+    "The slowest files come first, so that two workers end together."
+    items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
 
 
 @pytest.fixture(scope="session")
