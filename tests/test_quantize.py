@@ -108,7 +108,7 @@ def test_three_levels_beat_one_flat_codebook_of_the_same_store_on_sasrec_states(
     ds = load_dataset("llara-movielens", real_data)
     seed_everything(0)
     model = SasRec(ds, SasRecSettings(max_items=50, d=64, blocks=1, heads=1, dropout=.1))
-    model.fit(by_users(ds, 10), Loop(LoopSettings(epochs=8, batch_size=64, lr=3e-3, weight_decay=0., precision="no")))
+    model.fit(by_users(ds, 10), Loop(LoopSettings(epochs=2, batch_size=128, lr=3e-3, weight_decay=0., precision="no")))
     rows = rng(0).permutation(np.setdiff1d(np.arange(len(ds)), ds.offsets[:-1]))
 
     @torch.inference_mode()
