@@ -124,7 +124,7 @@ def save_candidates(c: Candidates, split: Split, part: str, folder) -> Path:
     "Write candidates of a part as Parquet, one row a target: raw ids of `user`, `target` and `negatives` (a list). Returns the file, which is named by the hash; one that is there is left alone."
     ds = split.dataset
     path, item = Path(folder)/f"{ds.name}-{part}-{c.name}-{c.hash[:8]}.parquet", ds.items["item_id"].to_numpy()
+    if path.exists(): return path
     table = pd.DataFrame({"user": ds.users[split.users(part)], "target": item[c.items[:, 0]], "negatives": list(item[c.items[:, 1:]])})
-    if not path.exists():
-        with atomic_path(path) as tmp: table.to_parquet(tmp, index=False)
+    with atomic_path(path) as tmp: table.to_parquet(tmp, index=False)
     return path

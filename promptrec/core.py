@@ -241,9 +241,9 @@ def describe(ds: Dataset) -> pd.DataFrame:
                           "mean length": round(n.mean(), 1), "longest": n.max()}])
 
 # %% ../nbs/00_core.ipynb #c040
-def describe_device() -> dict:
-    "What a record says about the machine: device name, number of devices, threads, platform."
+def describe_device(devices: int = 1) -> dict:
+    "What a record says about the machine: device name, number of `devices` that were used, threads, platform."
     cuda = torch.cuda.is_available()
     name = torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine()
-    return {"device": "cuda" if cuda else "cpu", "name": name, "devices": torch.cuda.device_count() if cuda else 1,
+    return {"device": "cuda" if cuda else "cpu", "name": name, "devices": devices,
             "threads": torch.get_num_threads(), "platform": platform.system()}

@@ -309,7 +309,7 @@ def describe_run(run: Run, data: Prepared, model: Recommender, curves: pd.DataFr
             "data_hash": data.dataset.hash, "split": data.split.name, "split_hash": data.split.hash,
             "steps": [list(s) for s in data.dataset.steps], "notes": data.dataset.notes,
             "candidates": {f"{part} {c.name}": c.hash for part, c in data.candidates.items()},
-            "packages": package_versions(), "device": describe_device() | {"devices": this_process().num_processes}, "wall_seconds": seconds,
+            "packages": package_versions(), "device": describe_device(this_process().num_processes), "wall_seconds": seconds,
             "seconds_per_epoch": curves["seconds"].tolist() if len(curves) else [], "peak_memory_mb": peak_memory_mb(),
             "parameters": _weights(model), "curves": curves.to_dict("records"),
             "metrics": {"test": {kind: bootstrap(ranks[kind].to_numpy()) for kind in ("sampled", "full") if kind in ranks} | (choice_metrics(ranks) if few_candidates(data) else {})}}

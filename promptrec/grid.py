@@ -32,7 +32,7 @@ GRID = {
     "quick": _each(("ml-100k",), [*_MODELS, *({"model": m} for m in ABLATED)]),
     "table-1-b": _each(("llara-movielens", "llara-lastfm", "llara-steam"), [{"model": m} for m in CHOOSERS]),
     "figure-2-b": _each(("llara-movielens",), [{"model": f"sbtrec{m}"} for m in ("", "-continuous", "-single-level", "-linear-aligner", "-curriculum")]),
-    "figure-4-b": _each(("llara-movielens",), [{"model": "sbtrec", **how} for how in ({}, {"levels": 1}, {"levels": 2}, {"levels": 4}, {"codes": 64}, {"codes": 256}, {"codes": 512})]),
+    "figure-4-b": _each(("llara-movielens",), [{"model": "sbtrec", **how} for how in ({}, {"model": "sbtrec-single-level"}, {"levels": 2}, {"levels": 4}, {"codes": 64}, {"codes": 256}, {"codes": 512})]),
     "figure-5-b": _each(("llara-movielens",), [{"model": m} for m in ("sbtrec", "sbtrec-curriculum", "sbtrec-two-stage")])}
 
 def runs_of(tables: str, preset: str = "auto", seeds: int = 1) -> list[dict]:

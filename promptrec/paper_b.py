@@ -113,7 +113,7 @@ def _of(metrics: dict, protocol: str) -> dict:
 
 # %% ../nbs/80_paper_b.ipynb #c030
 _PROTOCOL, _SWEPT = {"split": "users", "longest": 10, "candidates": "uniform-20"}, {"levels": 3, "codes": 128}
-_FREE = ("llm", "half", "recompute", "served", "url", "timeout", "retries", "max_calls", "max_cost", "price_in", "price_out")  # what a row may choose: the language model, and how to fit or reach it
+_CHOSEN = ("llm", "half", "recompute", "served", "url", "timeout", "retries", "max_calls", "max_cost", "price_in", "price_out")  # what a row may choose: the language model, and how to fit or reach it
 
 def place(config: dict) -> str:
     "The data set of a run, and what is not paper B's about its protocol."
@@ -126,7 +126,7 @@ def name_of(config: dict):
     swept = {k: settings[k] for k in _SWEPT if k in settings}
     if config["model"] in MODELS:
         known = {k: v for k, v in swept.items() if config["model"].partition("-")[0] == "sbtrec"}
-        known |= {k: config[k] for k in _PROTOCOL if k in config} | {k: settings[k] for k in _FREE if settings.get(k) is not None}
+        known |= {k: config[k] for k in _PROTOCOL if k in config} | {k: settings[k] for k in _CHOSEN if settings.get(k) is not None}
         if run_key(configure(model=config["model"], preset=config["preset"], **known).config) != run_key(config): return None
     usual = asdict(MODELS[config["model"]].settings) if config["model"] in MODELS and MODELS[config["model"]].settings else {}
     whose = {k: Path(settings[k]).name for k in ("llm", "served") if settings.get(k) not in (None, usual.get(k))}
@@ -282,7 +282,7 @@ def figure_4(answered: Answered) -> pd.DataFrame:
     "As `figure_2`, for SBT-Rec with its `levels` and `codes`; `paper` where its text states the composite."
     out = []
     for key, runs in answered.runs.items():
-        if key[1].partition(" ")[0] != "sbtrec": continue
+        if key[1].partition(" ")[0] not in ("sbtrec", "sbtrec-single-level"): continue
         settings = _SWEPT | {k: v for k, v in (runs[0]["config"].get("settings") or {}).items() if k in _SWEPT}
         text = STATED[(STATED["what"] == "HitRatio@1 x ValidRatio") & (STATED["data set"] == key[0]) & (STATED["model"] == key[1])]["value"].max()
         out += [m | settings | {"paper": text if m["protocol"] == "generate" and m["metric"] in ("hit@1", "hit@1 x valid") else np.nan} for m in measured(answered, key)]

@@ -72,8 +72,7 @@ def random_tokens(model: SbtRec, h: Histories, seed: int = 0):
     "`model` with behaviour tokens that are noise, with the mean and the spread, in each dimension, of its tokens for histories `h` (for all items, where each title has a token)."
     own, g = model.net.tokens, torch.Generator().manual_seed(seed)
     with torch.inference_mode():
-        z = torch.from_numpy(model.sasrec.states(h.last(model.settings.max_items))).to(model.net.words.weight.device) if model.settings.behaviour == "sequence" else model.sasrec.net.items.weight
-        mean, spread = (v := own(z)).mean(0), v.std(0)
+        mean, spread = (v := own(model.states(h))).mean(0), v.std(0)
     model.net.tokens = lambda z: mean + spread*torch.randn((len(z), len(mean)), generator=g).to(mean)
     try: yield model
     finally: del model.net.tokens

@@ -17,6 +17,7 @@ from ..backbone import load_encoder, load_tokenizer
 from .sasrec import SasRecNet, SasRecSettings
 from .sequences import ItemTable, SequenceRecommender
 from ..core import Dataset
+from ..fit import this_process
 
 # %% ../../nbs/58_baselines.morec.ipynb #c005
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class MoRecSettings(SasRecSettings):
 @torch.no_grad()
 def title_features(titles, backbone: str = "minilm-l6", data_dir=None, rows: int = 128, longest: int = 128) -> torch.Tensor:
     "Mean state of the first `longest` tokens of each title under the frozen `backbone`, `rows` at once: float32 [V, F], on the CPU."
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = this_process().device
     tokenizer, encoder = load_tokenizer(backbone, data_dir), load_encoder(backbone, data_dir=data_dir).eval().to(device)
     ids = tokenizer(list(titles), truncation=True, max_length=longest)["input_ids"]
     order = np.argsort([len(i) for i in ids], kind="stable")
