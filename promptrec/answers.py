@@ -132,11 +132,12 @@ def evaluate_answers(model: Speaker, split: Split, candidates: Candidates, part:
     return out.assign(constrained=model.choose(h, items)) if hasattr(model, "choose") else out
 
 def choice_metrics(ranks: pd.DataFrame, level: float = 0.95) -> dict:
-    "Metrics by protocol, as far as there are columns: `sampled` (ranks) gives `score`, the readers' columns `generate`, `constrained` itself; targets are in column 0."
+    "Metrics by protocol, as far as there are columns: `sampled` (ranks) gives `score`, the readers' columns `generate`, `constrained` itself, and `encoder` (ranks too) what the encoder that a model reads would name; targets are in column 0."
     out, of = {}, lambda choice, protocol: answer_metrics(np.asarray(choice, np.int64), 0, protocol, level)
     if "sampled" in ranks: out["score"] = of(ranks["sampled"] > 1, "score")
     if "strict" in ranks: out["generate"] = of(ranks["strict"], "generate") | {f"lenient {k}": v for k, v in of(ranks["lenient"], "generate").items()}
     if "constrained" in ranks: out["constrained"] = of(ranks["constrained"], "constrained")
+    if "encoder" in ranks: out["encoder"] = of(ranks["encoder"] > 1, "score")
     return out
 
 # %% ../nbs/63_answers.ipynb #c038

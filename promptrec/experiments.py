@@ -245,9 +245,10 @@ def validation(model: Recommender, data: Prepared, full: bool = True) -> Callabl
 def few_candidates(data: Prepared) -> bool: "Whether a target is to be named out of a few uniform candidates (paper B)."; return any(c.name.startswith("uniform") for c in data.candidates.values())
 
 def judge(model: Recommender, data: Prepared, full: bool = True) -> pd.DataFrame:
-    "Ranks of the test targets, of a model that scores, and, of a model that speaks, its answers."
+    "Ranks of the test targets, of a model that scores; by the `encoder` that it reads, if any; of a model that speaks, its answers."
     scores = hasattr(model, "score")
     ranks = evaluate(model, data.split, "test", data.candidates.get("test"), full) if scores else pd.DataFrame({"user": data.split.users("test")})
+    if reads := getattr(model, "sasrec", None): ranks["encoder"] = evaluate(reads, data.split, "test", data.candidates["test"], False)["sampled"]
     return pd.concat([ranks, evaluate_answers(model, data.split, data.candidates["test"])], axis=1) if isinstance(model, Speaker) else ranks
 
 def _weights(model: Recommender) -> dict:

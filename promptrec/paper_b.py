@@ -101,10 +101,11 @@ ROWS = tuple(PRINTED.index.unique("model"))
 
 # %% ../nbs/80_paper_b.ipynb #c027
 PROTOCOLS = {"score": "sampled", "generate": "strict", "lenient": "lenient", "constrained": "constrained"}  # how it is judged -> column of the ranks
+_READ = PROTOCOLS | {"encoder": "encoder"}  # and what the encoder that it reads would choose
 
 def choices(ranks: pd.DataFrame) -> dict[str, np.ndarray]:
-    "What was chosen for each user by each of PROTOCOLS that `ranks` has: 0 the target, others above 0, -1 for none; int64 [B]."
-    return {p: ((ranks[c] > 1) if p == "score" else ranks[c]).to_numpy(np.int64) for p, c in PROTOCOLS.items() if c in ranks}
+    "What was chosen for each user by each of PROTOCOLS that `ranks` has, and by the `encoder`: 0 the target, others above 0, -1 for none; int64 [B]."
+    return {p: ((ranks[c] > 1) if p in ("score", "encoder") else ranks[c]).to_numpy(np.int64) for p, c in _READ.items() if c in ranks}
 
 def _of(metrics: dict, protocol: str) -> dict:
     "The metrics of a protocol in a record's part, where it is there."
@@ -136,7 +137,7 @@ def name_of(config: dict):
 class Answered(Results):
     "`runs`: (data set, model, preset) -> records, one a seed, each with its `table` of choices; `others`: files of other settings or protocols."
 
-    def has(self, key: tuple, protocol: str) -> bool: "Whether a row was judged by a protocol in all its runs."; return all(PROTOCOLS[protocol] in r["table"] for r in self.runs[key])
+    def has(self, key: tuple, protocol: str) -> bool: "Whether a row was judged by a protocol in all its runs."; return all(_READ[protocol] in r["table"] for r in self.runs[key])
 
     def own(self, key: tuple) -> str: "How paper B judges a model: by what it says if it speaks, else by its scores."; return "generate" if self.has(key, "generate") else "score"
 
@@ -169,15 +170,15 @@ def _table_of(path: Path, record: dict) -> pd.DataFrame:
     "The choices beside a record; raises, with the file, if they are not those that its metrics were made of."
     table = read_users(path, record, "choices")
     found, test = choices(table), record["metrics"]["test"]
-    for p in PROTOCOLS:
+    for p in _READ:
         for k, m in _of(test, p).items():
             if p not in found or k in ("hit@1", "valid") and abs(share(found[p][None], p)[k]["value"] - m["value"]) > 1e-9:
                 raise PromptrecError(f"{path.with_name(record['ranks'])} does not hold the choices ({p}) of {Path(path).name}. Delete both and run again.")
     return table
 
 def share(choice: np.ndarray, protocol: str) -> dict:
-    "`answer_metrics` of choices [S, B] by one of PROTOCOLS."
-    return answer_metrics(choice, protocol="generate" if protocol == "lenient" else protocol)
+    "`answer_metrics` of choices [S, B] by one of PROTOCOLS, or of the encoder."
+    return answer_metrics(choice, protocol={"lenient": "generate", "encoder": "score"}.get(protocol, protocol))
 
 def read_answered(folder) -> Answered:
     "All records that were judged among few candidates (see `read_rows`)."
@@ -209,7 +210,7 @@ VARIANTS = pd.DataFrame([
     ("sbtrec-single-level", "one level of codes", "w/o MBSR", "w/o HDSD"), ("sbtrec-linear-aligner", "one linear layer for an aligner", "w/o RAM-Aligner", "w/o RAM"),
     ("sbtrec-curriculum", "text first, then more and more with the token", "w/o SBS-AO", "w/o SBS-AO")], columns=["model", "what it does", "list of 5.2", "caption of Figure 2"]).set_index("model")
 
-_CELLS = (("score", "hit@1"), ("generate", "hit@1"), ("generate", "hit@1_valid"), ("generate", "valid"), ("lenient", "hit@1"), ("lenient", "valid"), ("constrained", "hit@1"), ("constrained", "valid"))
+_CELLS = (("score", "hit@1"), ("generate", "hit@1"), ("generate", "hit@1_valid"), ("generate", "valid"), ("lenient", "hit@1"), ("lenient", "valid"), ("constrained", "hit@1"), ("constrained", "valid"), ("encoder", "hit@1"))
 
 def table_1(answered: Answered) -> pd.DataFrame:
     "Paper B's Table 1: its figures and where they come from, ours in each protocol; rows without a record carry the command that makes it."
@@ -250,7 +251,7 @@ NOTES = {
     "table-1": "Paper: 'LLaRA' is cited from LLaRA's Table 2 (SIGIR 2024), as paper B says it does; 'derived' is LLaRA's figure and the improvement that paper B's text states. "
                "Ours: mean over seeds [Wilson's 95% interval for so many users] ±standard deviation between seeds. score: the title of highest likelihood; "
                "generate: free text, read strictly (the line is a candidate's title); lenient: the same text, read as LLaRA does; "
-               "constrained: only candidates' titles can be written. hit@1_valid is the share of valid answers that are right. A run's record and ranks belong under the folder of records.",
+               "constrained: only candidates' titles can be written; encoder: the choice of the encoder inside, by itself. hit@1_valid is the share of valid answers that are right. A run's record and ranks belong under the folder of records.",
     "table-1-differences": "Differences are paired over users, mean over seeds, with 95% interval (bootstrap over users, made to hold zero where p is 0.05 or more). "
                            "generate against score: as paper B judges, SBT-Rec by its words and a model that does not speak by its scores. "
                            "better, worse for: users whom one serves more often. p: McNemar's exact test for one run each, else sign flips of the users' means; 'Holm' corrected "

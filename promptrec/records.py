@@ -35,7 +35,7 @@ _METRIC = _object({"value": _NUMBER, "low": _NUMBER, "high": _NUMBER})
 _METRICS = {"type": "object", "minProperties": 1, "additionalProperties": _METRIC}
 _RANKING = _object(dict.fromkeys(["recall@5", "recall@10", "ndcg@5", "ndcg@10", "mrr"], _METRIC), _METRIC)
 _PART = {"type": "object", "additionalProperties": False,
-         "properties": {"sampled": _RANKING, "full": _RANKING, "generate": _METRICS, "score": _METRICS, "constrained": _METRICS}}
+         "properties": {"sampled": _RANKING, "full": _RANKING, "generate": _METRICS, "score": _METRICS, "constrained": _METRICS, "encoder": _METRICS}}
 
 # %% ../nbs/70_records.ipynb #c006
 SCHEMA_VERSION = 1
