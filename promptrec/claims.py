@@ -14,9 +14,8 @@ from typing import Callable
 import numpy as np
 import pandas as pd
 
-from .experiments import PRESETS
 from .grid import ABLATED
-from .results import KEYS, LONG, PRINTED, SASREC, Results, costs, signed
+from .results import KEYS, LONG, PRINTED, SASREC, Results, costs, preset_of, signed
 from .stats import holm, plan_share
 from .tables import PAPER_A
 
@@ -118,7 +117,7 @@ def evidence(runs: list[list[dict]], sets=tuple(PAPER_A["table-1"].index), other
     "What a finding from these rows of records stands on, 'weak' where that is less than the paper's own setting: its data `sets`, its preset, its language models; `whole` where it is not."
     flat, few = [r for row in runs for r in row], min(map(len, runs))
     weak = [f"{d} is not the paper's" for d in sorted({r["dataset"] for r in flat}) if d not in sets]
-    weak += [f"{p} preset" for p in sorted({r["config"]["preset"] for r in flat}) if p != "paper"] + ["one seed"]*(few == 1) + other_models(flat)
+    weak += [f"{p} preset" for p in sorted({preset_of(r["config"]) for r in flat}) if p != "paper"] + ["one seed"]*(few == 1) + other_models(flat)
     weak += ["different devices"]*(len({(r["device"]["name"], r["device"]["threads"]) for r in flat}) > 1)
     return ("weak: " + "; ".join(weak) if weak else whole) + f"; {few} seeds"*(few > 1)
 
@@ -147,7 +146,7 @@ def printed_gains() -> pd.Series:
 def density_rows(results: Results) -> list[dict]:
     "The claim that gains over P5 are larger on denser data, a row for each preset with two data sets or more."
     base, rows = {"claim": "Gains over P5 are larger on denser data", "where": "4.4.1", "printed": "densest first: " + ", ".join(f"{d} {g:+.1%}" for d, g in printed_gains().items())}, []
-    for preset in PRESETS:
+    for preset in dict.fromkeys(p for *_, p in results.runs):
         sets = sorted((d for d, m, p in results.runs if (m, p) == ("p5", preset) and (d, "mibert", p) in results.runs), key=lambda d: -density(results.runs[d, "p5", preset][0]))
         gain = [results.compare(d, preset, "mibert", "p5", "sampled").loc["recall@5"] for d in sets]
         d = pd.DataFrame([between(a, b) for i, a in enumerate(gain) for b in gain[i + 1:]])

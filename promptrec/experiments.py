@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PRESETS', 'SPEAKERS', 'MODELS', 'pick_preset', 'Model', 'Run', 'known_parameters', 'configure', 'beside',
            'notebook_parameters', 'check_parameters', 'check_switch', 'Prepared', 'prepare', 'Result', 'check_place',
-           'validation', 'few_candidates', 'judge', 'build', 'execute', 'finished', 'restore', 'describe_run',
-           'from_words']
+           'validation', 'few_candidates', 'judge', 'build', 'sees_all', 'train', 'execute', 'finished', 'restore',
+           'describe_run', 'from_words']
 
 # %% ../nbs/71_experiments.ipynb #c002
 import json, sys, time
@@ -103,7 +103,7 @@ MODELS = {**{name: Model(MiBert, replace(MiBertSettings(), **off), _PROMPTS) for
 # %% ../nbs/71_experiments.ipynb #c010
 @dataclass(frozen=True)
 class Run:
-    "Everything that decides a run's numbers, then where things lie (`data_dir`, `out_dir`) and whether to `resume`."
+    "Everything that decides a run's numbers, among how many it was chosen (`tuned`, see *Search*), then where things lie (`data_dir`, `out_dir`) and whether to `resume`."
     dataset: str = "ml-100k"
     model: str = "mibert"
     preset: str = "quick"
@@ -116,6 +116,7 @@ class Run:
     prefix: str = None
     verb: str = None
     noun: str = None
+    tuned: int = None
     settings: object = None
     loop: LoopSettings = None
     data_dir: str = None
@@ -126,7 +127,7 @@ class Run:
     def config(self) -> dict:
         "What decides the numbers, as the record keeps it."
         parts = {k: asdict(v) for k, v in (("settings", self.settings), ("loop", self.loop)) if v is not None}
-        maybe = {k: getattr(self, k) for k in ("longest", "t1", "t2", "prefix", "verb", "noun") if getattr(self, k) is not None}
+        maybe = {k: getattr(self, k) for k in ("longest", "t1", "t2", "prefix", "verb", "noun", "tuned") if getattr(self, k) is not None}
         return {"dataset": dataset_name(self.dataset), "model": self.model, "preset": self.preset, "seed": self.seed, "split": self.split,
                 "candidates": self.candidates, **maybe, **parts}
 
@@ -169,7 +170,7 @@ def configure(**given) -> Run:
     model = check_name("model", given.get("model", Run.model), MODELS)
     for name in given: check_name(f"parameter of {model}", name, known_parameters(model))
     m = MODELS[model]
-    free = {k: _typed(k, v, {"seed": int, "longest": int, "t1": float, "t2": float, "resume": bool}.get(k, str)) for k, v in given.items() if k in _FREE}
+    free = {k: _typed(k, v, {"seed": int, "longest": int, "tuned": int, "t1": float, "t2": float, "resume": bool}.get(k, str)) for k, v in given.items() if k in _FREE}
     asked = free.get("dataset", Run.dataset)
     run = Run(**_protocol(free | {"dataset": m.instead.get(asked, asked)}) | {"preset": pick_preset(given.get("preset", "auto"))})
     if run.candidates == "full" and not m.full: raise PromptrecError(f"{model} names one of the candidates of its prompt: give candidates, such as 'uniform-20', not 'full'.")
@@ -183,7 +184,7 @@ def configure(**given) -> Run:
 # %% ../nbs/71_experiments.ipynb #c013
 def beside(run: Run, model: str) -> Run:
     "The run of another model on the same data, by the same protocol, preset and seed."
-    return configure(**{k: getattr(run, k) for k in _FREE} | {"model": model})
+    return configure(**{k: getattr(run, k) for k in _FREE if k != "tuned"} | {"model": model})
 
 # %% ../nbs/71_experiments.ipynb #c020
 def notebook_parameters(variables: dict) -> dict:
@@ -263,23 +264,30 @@ def build(run: Run, data: Prepared) -> Recommender:
     return model
 
 # %% ../nbs/71_experiments.ipynb #c028
-def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
-    "Fit, judge on the test part, and write record, ranks, weights and candidates under `run.out_dir`."
-    check_place(run, data)
-    reset_peak_memory()
+def sees_all(run: Run) -> bool:
+    "Whether validation ranks the full catalogue."
+    return "valid" in MODELS[run.model].full or run.loop is not None and run.loop.monitor.startswith("full ")
+
+def train(run: Run, data: Prepared, progress: bool = False) -> tuple[Recommender, pd.DataFrame, float]:
+    "The fitted model of a run, its curves, and the seconds that went into them; the test part is not looked at."
     started = time.perf_counter()
     seed_everything(run.seed)
-    model, state = build(run, data), this_process()
+    model = build(run, data)
     loop = run.loop and Loop(run.loop, run.folder, run.resume, sha256(json.dumps(run.config, sort_keys=True), data.split.hash), progress)
-    ranks_all = MODELS[run.model].full
-    full = "valid" in ranks_all or run.loop is not None and run.loop.monitor.startswith("full ")
-    curves = model.fit(data.split, loop, validation(model, data, full))
-    ranks = judge(model, data, "test" in ranks_all)
+    curves = model.fit(data.split, loop, validation(model, data, sees_all(run)))
+    return model, curves, time.perf_counter() - started + (loop.earlier if loop else 0.)
+
+def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
+    "Train, judge on the test part, and write record, ranks, weights and candidates under `run.out_dir`."
+    check_place(run, data)
+    reset_peak_memory()
+    model, curves, seconds = train(run, data, progress)
+    started, state = time.perf_counter(), this_process()
+    ranks = judge(model, data, "test" in MODELS[run.model].full)
     if state.is_main_process:
         model.save(run.folder)
         for part, c in data.candidates.items(): save_candidates(c, data.split, part, Path(run.out_dir)/"candidates")
-        record = describe_run(run, data, model, curves, ranks, time.perf_counter() - started + (loop.earlier if loop else 0.))
-        write_record(record, ranks, run.out_dir)
+        write_record(describe_run(run, data, model, curves, ranks, seconds + time.perf_counter() - started), ranks, run.out_dir)
     state.wait_for_everyone()
     path = Path(run.out_dir)/f"{run.name}.json"
     return Result(read_record(path), path, ranks, curves, model)
