@@ -68,6 +68,7 @@ def search(dataset: str, model: str, n: int, preset: str = "auto", records="figu
     about = {"dataset": first.config["dataset"], "model": model, "preset": first.preset, "monitor": first.loop.monitor if first.loop else "ndcg@10", "commit": commit, "device": describe_device(),
              "data_hash": data.dataset.hash, "split_hash": data.split.hash, "space": {k: list(v) for k, v in SPACES[model].items()}}
     found = _begun(path, about)
+    found["budget"] = max(n, found.get("budget", 0))
     for settings in given[len(found["trials"]):]:
         run = configure(**base, **settings)
         found["trials"].append({"settings": settings} | attempt(run, data, progress))
@@ -76,10 +77,10 @@ def search(dataset: str, model: str, n: int, preset: str = "auto", records="figu
     return found
 
 def chosen(found: dict) -> dict:
-    "Parameters for `configure` of the best trial, with how many there were (`tuned`); raises if none ended well."
+    "Parameters for `configure` of the best trial, with how many it was allowed (`tuned`; a small space may have fewer); raises if none ended well."
     good = [t for t in found["trials"] if "value" in t]
     if not good: raise PromptrecError(f"No trial of {found['model']} on {found['dataset']} ended well: {found['trials'][:1]}.")
-    return max(good, key=lambda t: t["value"])["settings"] | {"tuned": len(found["trials"])}
+    return max(good, key=lambda t: t["value"])["settings"] | {"tuned": found["budget"]}
 
 # %% ../nbs/78_search.ipynb #c015
 NOTE = "Every trial trains as a run does and is worth its best validation metric; the test part is not looked at. 'its own settings': the first trial. Runs with what was chosen stand in the tables as preset-tuned-trials."
@@ -91,7 +92,7 @@ def searches(records) -> pd.DataFrame:
         found = json.loads(path.read_text())
         values = [t.get("value", np.nan) for t in found["trials"]]
         pick = {k: v for k, v in chosen(found).items() if k != "tuned"}
-        rows.append({k: found[k] for k in ("dataset", "model", "preset")} | {"trials": len(values), "settings in the space": math.prod(map(len, found["space"].values())), "metric": f"validation {found['monitor']}",
+        rows.append({k: found[k] for k in ("dataset", "model", "preset")} | {"budget": found["budget"], "trials": len(values), "settings in the space": math.prod(map(len, found["space"].values())), "metric": f"validation {found['monitor']}",
                      "its own settings": values[0], "best trial": np.nanmax(values), "chosen": ", ".join(f"{k}={v}" for k, v in pick.items()) or "its own",
                      "hours": round(sum(t.get("seconds", 0) for t in found["trials"])/3600, 2)})
     return pd.DataFrame(rows)
