@@ -3,7 +3,7 @@ import ast, importlib.metadata, json, re
 
 import nbformat, pytest
 
-PAPERMILL = ["train", "tune", "benchmark", "tables", "figures", "run_all"]
+PAPERMILL = ["train", "tune", "benchmark", "speed", "tables", "figures", "run_all"]
 
 
 def pins(root):
