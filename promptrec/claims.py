@@ -14,8 +14,9 @@ from typing import Callable
 import numpy as np
 import pandas as pd
 
+from .experiments import PRESETS
 from .grid import ABLATED
-from .results import KEYS, LONG, PRINTED, SASREC, Results, costs, preset_of, signed
+from .results import KEYS, LONG, PRINTED, SASREC, Results, costs, signed
 from .stats import holm, plan_share
 from .tables import PAPER_A
 
@@ -117,7 +118,7 @@ def evidence(runs: list[list[dict]], sets=tuple(PAPER_A["table-1"].index), other
     "What a finding from these rows of records stands on, 'weak' where that is less than the paper's own setting: its data `sets`, its preset, its language models; `whole` where it is not."
     flat, few = [r for row in runs for r in row], min(map(len, runs))
     weak = [f"{d} is not the paper's" for d in sorted({r["dataset"] for r in flat}) if d not in sets]
-    weak += [f"{p} preset" for p in sorted({preset_of(r["config"]) for r in flat}) if p != "paper"] + ["one seed"]*(few == 1) + other_models(flat)
+    weak += [f"{p} preset" for p in sorted({r["config"]["preset"] for r in flat}) if p != "paper"] + ["one seed"]*(few == 1) + other_models(flat)
     weak += ["different devices"]*(len({(r["device"]["name"], r["device"]["threads"]) for r in flat}) > 1)
     return ("weak: " + "; ".join(weak) if weak else whole) + f"; {few} seeds"*(few > 1)
 
@@ -146,7 +147,7 @@ def printed_gains() -> pd.Series:
 def density_rows(results: Results) -> list[dict]:
     "The claim that gains over P5 are larger on denser data, a row for each preset with two data sets or more."
     base, rows = {"claim": "Gains over P5 are larger on denser data", "where": "4.4.1", "printed": "densest first: " + ", ".join(f"{d} {g:+.1%}" for d, g in printed_gains().items())}, []
-    for preset in dict.fromkeys(p for *_, p in results.runs):
+    for preset in PRESETS:
         sets = sorted((d for d, m, p in results.runs if (m, p) == ("p5", preset) and (d, "mibert", p) in results.runs), key=lambda d: -density(results.runs[d, "p5", preset][0]))
         gain = [results.compare(d, preset, "mibert", "p5", "sampled").loc["recall@5"] for d in sets]
         d = pd.DataFrame([between(a, b) for i, a in enumerate(gain) for b in gain[i + 1:]])
@@ -156,8 +157,9 @@ def density_rows(results: Results) -> list[dict]:
 
 # %% ../nbs/76_claims.ipynb #c020
 def claims_table(results: Results) -> pd.DataFrame:
-    "Each claim of paper A: where it stands, what it printed, what the records say, and the verdict; a row for each data set and preset that can judge it."
-    rows, places = [], list(dict.fromkeys((d, p) for d, _, p in results.runs))
+    """Each claim of paper A: where it stands, what it printed, what the records say, and the verdict; a row for each data set and preset that can judge it.
+    Runs whose settings a search has chosen are left out: the paper claims nothing of those."""
+    rows, places = [], list(dict.fromkeys((d, p) for d, _, p in results.runs if p in PRESETS))
     for claim in CLAIMS:
         base = {"claim": claim.text, "where": claim.where, "printed": printed_text(claim)}
         missing = {"verdict": "not testable here", "evidence": f"no records: papermill nbs/run_all.ipynb out.ipynb -p table {','.join(claim.tables)} -p preset paper"}

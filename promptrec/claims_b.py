@@ -103,7 +103,7 @@ def falls_back(answered: Answered, key: tuple) -> pd.DataFrame:
     return pd.DataFrame([_ranged(y[:, half - 1], y[:, half], "hit@1", "the next epoch")] if half else [])
 
 def on_encoder(answered: Answered, key: tuple) -> pd.DataFrame:
-    "A row minus the encoder that it reads, on the same users; no rows where no record holds that."
+    "A row minus the encoder that it reads, on the same users; no rows unless all its records hold that."
     if not answered.has(key, "encoder"): return pd.DataFrame()
     ours, encoder = answered.choices([key, key], [answered.own(key), "encoder"])
     return pd.DataFrame([paired(ours == 0, encoder == 0) | {"metric": "hit@1", "other": "its encoder"}])

@@ -160,7 +160,8 @@ def _protocol(free: dict) -> dict:
     recipe = recipe_of(free.get("dataset", Run.dataset))
     given = {k: getattr(recipe, k) for k in ("split", "candidates", "longest")} | free
     if check_name("split", given["split"], SPLITS) != "time" and {"t1", "t2"} & set(given): raise PromptrecError("Parameters t1 and t2 belong to split='time'.")
-    if given["longest"] is not None and given["longest"] < 1: raise PromptrecError(f"Parameter longest={given['longest']} must be 1 or more.")
+    for k in ("longest", "tuned"):
+        if given.get(k) is not None and given[k] < 1: raise PromptrecError(f"Parameter {k}={given[k]} must be 1 or more.")
     return given | {"candidates": candidates_name(given["candidates"])}
 
 # %% ../nbs/71_experiments.ipynb #c012

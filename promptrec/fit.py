@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'PRECISIONS', 'bucketed', 'Batches', 'LoopSettings', 'LoopState', 'save_state', 'load_state',
-           'pick_precision', 'this_process', 'groups_of', 'check_loss', 'end_epoch', 'enough_memory', 'Loop']
+           'pick_precision', 'this_process', 'groups_of', 'Diverged', 'check_loss', 'end_epoch', 'enough_memory',
+           'Loop']
 
 # %% ../nbs/60_fit.ipynb #c002
 import math, signal, threading, time
@@ -133,10 +134,13 @@ def groups_of(parameters, lr: float, weight_decay: float) -> list[dict]:
     groups = [{"params": [p for p in parameters if (p.ndim > 1) == wide], "lr": lr, "weight_decay": weight_decay if wide else 0.0} for wide in (True, False)]
     return [g for g in groups if g["params"]]
 
+class Diverged(PromptrecError):
+    "The loss is not finite: what the settings led to, not what the machine lacks."
+
 def check_loss(state: LoopState, optimizer) -> None:
-    "Stop clearly on a loss that is not finite."
+    "Stop clearly on a loss that is not finite: raises `Diverged`."
     if not math.isfinite(float(state.sums["loss"])):
-        raise PromptrecError(f"The loss is not finite by step {state.step} of epoch {state.epoch + 1} (learning rate "
+        raise Diverged(f"The loss is not finite by step {state.step} of epoch {state.epoch + 1} (learning rate "
                              f"{optimizer.param_groups[0]['lr']:.2g}). Use a smaller learning rate or clip, or precision='no'.")
 
 # %% ../nbs/60_fit.ipynb #c021

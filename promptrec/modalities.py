@@ -15,7 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from .aligner import gap
 from .core import Dataset, PromptrecError, rng
-from .sbtrec import SbtRec, heads, quantised, start
+from .sbtrec import SbtRec, behaviour_parts, quantised, start
 from .split import Histories, histories_at
 
 # %% ../nbs/83_modalities.ipynb #c005
@@ -48,7 +48,7 @@ def untrained(model: SbtRec, h: Histories, items: np.ndarray, seed: int = 0) -> 
     "As `modalities`, with new codebooks and a new aligner, which begin at these histories as those of a training do."
     words = model.net.words.weight
     torch.manual_seed(seed)
-    quantizer, aligner = (m and m.to(words.device) for m in heads(model.settings, words.shape[1]))
+    quantizer, aligner = (m and m.to(words.device) for m in behaviour_parts(model.settings, words.shape[1]))
     start(quantizer, aligner, words, model.states(h), seed)
     return aligner(quantised(quantizer, model.states(h, items))).float().cpu(), title_vectors(model, items).float().cpu()
 

@@ -101,11 +101,11 @@ ROWS = tuple(PRINTED.index.unique("model"))
 
 # %% ../nbs/80_paper_b.ipynb #c027
 PROTOCOLS = {"score": "sampled", "generate": "strict", "lenient": "lenient", "constrained": "constrained"}  # how it is judged -> column of the ranks
-_READ = PROTOCOLS | {"encoder": "encoder"}  # and what the encoder that it reads would choose
+_READ, _RANKED = PROTOCOLS | {"encoder": "encoder"}, ("score", "encoder")  # and what the encoder that it reads would choose; columns of ranks
 
 def choices(ranks: pd.DataFrame) -> dict[str, np.ndarray]:
     "What was chosen for each user by each of PROTOCOLS that `ranks` has, and by the `encoder`: 0 the target, others above 0, -1 for none; int64 [B]."
-    return {p: ((ranks[c] > 1) if p in ("score", "encoder") else ranks[c]).to_numpy(np.int64) for p, c in _READ.items() if c in ranks}
+    return {p: ((ranks[c] > 1) if p in _RANKED else ranks[c]).to_numpy(np.int64) for p, c in _READ.items() if c in ranks}
 
 def _of(metrics: dict, protocol: str) -> dict:
     "The metrics of a protocol in a record's part, where it is there."
@@ -122,7 +122,8 @@ def place(config: dict) -> str:
     return config["dataset"] + (f" ({', '.join(more)})" if more else "")
 
 def name_of(config: dict):
-    "The name of a run's row, None if it has settings that are not its preset's (levels and codes may vary)."
+    "The name of a run's row, None if it has settings that are neither its preset's nor chosen by a search (levels and codes may vary)."
+    if "tuned" in config: return config["model"]
     settings = config.get("settings") or {}
     swept = {k: settings[k] for k in _SWEPT if k in settings}
     if config["model"] in MODELS:
@@ -178,7 +179,7 @@ def _table_of(path: Path, record: dict) -> pd.DataFrame:
 
 def share(choice: np.ndarray, protocol: str) -> dict:
     "`answer_metrics` of choices [S, B] by one of PROTOCOLS, or of the encoder."
-    return answer_metrics(choice, protocol={"lenient": "generate", "encoder": "score"}.get(protocol, protocol))
+    return answer_metrics(choice, protocol="score" if protocol in _RANKED else "generate" if protocol == "lenient" else protocol)
 
 def read_answered(folder) -> Answered:
     "All records that were judged among few candidates (see `read_rows`)."

@@ -151,7 +151,7 @@ def read_record(path: Path) -> dict:
 
 def read_records(folder: Path) -> pd.DataFrame:
     "One row a record of `folder` and its subfolders: `file`, `dataset`, `model`, `seed`, ..., `config.x`, `test.full.mrr` with `.low` and `.high`."
-    paths = sorted(Path(folder).rglob("*.json"))
+    paths = sorted(Path(folder).rglob("*-seed*.json"))
     if not paths: return pd.DataFrame(columns=["file", "dataset", "model", "seed"])
     table = pd.json_normalize([read_record(p) for p in paths])
     table.columns = table.columns.str.removeprefix("metrics.").str.removesuffix(".value")

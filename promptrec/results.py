@@ -113,7 +113,7 @@ class Results:
 
 def read_rows(folder, row_of: Callable, read: Callable) -> tuple[dict, list]:
     """`runs` and `others` of all records of a folder and its subfolders. `row_of(config)` is (data set, label), None for a record of no row; `read(path, record)` its table.
-    Raises, with the files, where a record is broken, made twice, or made on other data than its fellows."""
+    Raises, with the files, where a record is broken, made twice, or made on other data or with other settings than its fellows."""
     runs, others, first = {}, [], {}
     for path in sorted(Path(folder).rglob("*-seed*.json")):
         r = read_record(path)
@@ -122,6 +122,7 @@ def read_rows(folder, row_of: Callable, read: Callable) -> tuple[dict, list]:
         if any(r[k] != other[k] for k in ("data_hash", "split_hash", "candidates")):
             raise PromptrecError(f"{path} was made on other data or candidates than {base}. Delete the one that is out of date and run it again.")
         row = runs.setdefault((*at, preset_of(r["config"])), {})
+        if row and run_key(r["config"]) != run_key((fellow := next(iter(row.values())))["config"]): raise PromptrecError(f"{path} and {fellow['path']} are seeds of one row with other settings. Keep those of one setting.")
         if r["seed"] in row: raise PromptrecError(f"{path} and {row[r['seed']]['path']} are the same run, both {at[1]} on {at[0]}, seed {r['seed']}. Keep one of them.")
         row[r["seed"]] = r | {"path": path, "table": read(path, r)}
     return {k: [row[s] for s in sorted(row)] for k, row in runs.items()}, others

@@ -5,8 +5,9 @@ import pytest
 
 from promptrec import experiments, search
 from promptrec.core import PromptrecError
+from promptrec.fit import Diverged
 from promptrec.results import read_results
-from promptrec.search import SPACES, chosen, search_path, searches, trials
+from promptrec.search import SPACES, chosen, searches, trials
 
 
 def found_by(tmp_path, own, n=3, model="ease", **more):
@@ -32,7 +33,7 @@ def test_an_interrupted_search_ends_as_an_uninterrupted_one(own, tmp_path, monke
         return stopped
     monkeypatch.setattr(experiments, "validation", validation)
     with pytest.raises(KeyboardInterrupt): found_by(tmp_path, own, 4, "gru4rec")
-    path = search_path(str(own), "gru4rec", "tiny", tmp_path/"records")
+    [path] = (tmp_path/"records").rglob("search-*.json")
     assert len(json.loads(path.read_text())["trials"]) == 2
     again = found_by(tmp_path, own, 4, "gru4rec")
     bare = lambda found: [{k: v for k, v in t.items() if k != "seconds"} for t in found["trials"]]
@@ -49,12 +50,27 @@ def test_the_test_part_is_not_looked_at(own, tmp_path, monkeypatch):
 def test_a_trial_that_breaks_counts_and_is_not_chosen(own, tmp_path, monkeypatch):
     usual = search.train
     def train(run, data, progress):
-        if run.settings.regularisation == SPACES["ease"]["regularisation"][0]: raise PromptrecError("The loss is not finite")
+        if run.settings.regularisation == SPACES["ease"]["regularisation"][0]: raise Diverged("The loss is not finite")
         return usual(run, data, progress)
     monkeypatch.setattr(search, "train", train)
     found = found_by(tmp_path, own, 7)
     assert len(found["trials"]) == 7 and [t["failed"] for t in found["trials"] if "failed" in t] == ["The loss is not finite"]
-    assert chosen(found)["tuned"] == 7 and searches(tmp_path/"records")["trials"].tolist() == [7]
+    assert chosen(found, 7)["tuned"] == 7 and searches(tmp_path/"records")["trials"].tolist() == [7]
+    assert chosen(found, 9)["tuned"] == 9  # the space has no more
+
+
+def test_what_the_machine_lacks_stops_the_search(own, tmp_path, monkeypatch):
+    def train(run, data, progress): raise PromptrecError("The device has too little memory")
+    monkeypatch.setattr(search, "train", train)
+    with pytest.raises(PromptrecError, match="too little memory"): found_by(tmp_path, own)
+    monkeypatch.undo()
+    assert not list((tmp_path/"records").rglob("search-*"))
+
+
+def test_more_trials_do_not_change_what_fewer_chose(own, tmp_path):
+    few, many = found_by(tmp_path, own, 3, "itemknn"), found_by(tmp_path, own, 6, "itemknn")
+    assert chosen(many, 3) == chosen(few, 3) and chosen(many, 6)["tuned"] == 6
+    with pytest.raises(PromptrecError, match="3 of 6 trials"): chosen(few, 6)
 
 
 def test_a_search_of_another_space_is_not_gone_on_with(own, tmp_path, monkeypatch):
