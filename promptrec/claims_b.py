@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .answers import over_overlaps
+from .answers import over_overlaps, share
 from .claims import COSTS, Claim, evidence, found_differences, found_text, verdict
 from .core import Dataset
-from .paper_b import CORRECTED, LLARA, PRINTED, ROWS, SCHEDULES, SETS, USERS, VARIANTS, Answered, counts, figure_5, make, paired, share, stated
+from .paper_b import CORRECTED, LLARA, PRINTED, ROWS, SCHEDULES, SETS, USERS, VARIANTS, Answered, counts, figure_5, make, paired, stated
 
 # %% ../nbs/81_claims_b.ipynb #c005
 @dataclass(frozen=True)

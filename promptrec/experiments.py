@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PRESETS', 'SPEAKERS', 'MODELS', 'pick_preset', 'Model', 'Run', 'known_parameters', 'configure', 'beside',
            'notebook_parameters', 'check_parameters', 'check_switch', 'Prepared', 'prepare', 'Result', 'check_place',
-           'validation', 'few_candidates', 'judge', 'build', 'sees_all', 'train', 'execute', 'finished', 'restore',
-           'describe_run', 'from_words']
+           'validation', 'few_candidates', 'judge', 'build', 'train', 'execute', 'finished', 'restore', 'describe_run',
+           'from_words']
 
 # %% ../nbs/71_experiments.ipynb #c002
 import json, sys, time
@@ -29,7 +29,7 @@ from .baselines.p5 import P5, P5Settings
 from .baselines.sasrec import SasRec, SasRecSettings
 from .candidates import Candidates, candidates_name, draw_candidates, save_candidates
 from .chat import ChatModel, ChatSettings
-from .core import Dataset, PromptrecError, atomic_path, check_name, describe_device, seed_everything, sha256
+from .core import Dataset, PromptrecError, atomic_path, check_least, check_name, describe_device, seed_everything, sha256
 from .datasets import dataset_name, load_dataset, recipe_of
 from .evaluate import evaluate, metrics
 from .fit import Loop, LoopSettings, pick_precision, this_process
@@ -123,6 +123,11 @@ class Run:
     out_dir: str = "runs"
     resume: bool = False
 
+    def __post_init__(self): check_least(self, 1, "longest tuned")
+
+    @property
+    def monitor(self) -> str: "The validation metric that decides."; return self.loop.monitor if self.loop else "full ndcg@10" if self.candidates == "full" else LoopSettings.monitor
+
     @property
     def config(self) -> dict:
         "What decides the numbers, as the record keeps it."
@@ -160,8 +165,6 @@ def _protocol(free: dict) -> dict:
     recipe = recipe_of(free.get("dataset", Run.dataset))
     given = {k: getattr(recipe, k) for k in ("split", "candidates", "longest")} | free
     if check_name("split", given["split"], SPLITS) != "time" and {"t1", "t2"} & set(given): raise PromptrecError("Parameters t1 and t2 belong to split='time'.")
-    for k in ("longest", "tuned"):
-        if given.get(k) is not None and given[k] < 1: raise PromptrecError(f"Parameter {k}={given[k]} must be 1 or more.")
     return given | {"candidates": candidates_name(given["candidates"])}
 
 # %% ../nbs/71_experiments.ipynb #c012
@@ -179,7 +182,7 @@ def configure(**given) -> Run:
     fill = lambda part: replace(part, **{k: _typed(k, v, get_type_hints(type(part))[k]) for k, v in values.items() if hasattr(part, k)})
     if m.settings is not None: run = replace(run, settings=fill(m.settings))
     if m.presets is None: return run
-    loop = fill(LoopSettings(seed=run.seed, monitor="full ndcg@10" if run.candidates == "full" else LoopSettings.monitor))
+    loop = fill(LoopSettings(seed=run.seed, monitor=run.monitor))
     return replace(run, loop=replace(loop, precision=pick_precision(loop.precision)))
 
 # %% ../nbs/71_experiments.ipynb #c013
@@ -250,7 +253,7 @@ def judge(model: Recommender, data: Prepared, full: bool = True) -> pd.DataFrame
     "Ranks of the test targets, of a model that scores; by the `encoder` that it reads, if any; of a model that speaks, its answers."
     scores = hasattr(model, "score")
     ranks = evaluate(model, data.split, "test", data.candidates.get("test"), full) if scores else pd.DataFrame({"user": data.split.users("test")})
-    if reads := getattr(model, "sasrec", None): ranks["encoder"] = evaluate(reads, data.split, "test", data.candidates["test"], False)["sampled"]
+    if encoder := getattr(model, "encoder", None): ranks["encoder"] = evaluate(encoder, data.split, "test", data.candidates["test"], False)["sampled"]
     return pd.concat([ranks, evaluate_answers(model, data.split, data.candidates["test"])], axis=1) if isinstance(model, Speaker) else ranks
 
 def _weights(model: Recommender) -> dict:
@@ -265,17 +268,13 @@ def build(run: Run, data: Prepared) -> Recommender:
     return model
 
 # %% ../nbs/71_experiments.ipynb #c028
-def sees_all(run: Run) -> bool:
-    "Whether validation ranks the full catalogue."
-    return "valid" in MODELS[run.model].full or run.loop is not None and run.loop.monitor.startswith("full ")
-
 def train(run: Run, data: Prepared, progress: bool = False) -> tuple[Recommender, pd.DataFrame, float]:
     "The fitted model of a run, its curves, and the seconds that went into them; the test part is not looked at."
     started = time.perf_counter()
     seed_everything(run.seed)
     model = build(run, data)
     loop = run.loop and Loop(run.loop, run.folder, run.resume, sha256(json.dumps(run.config, sort_keys=True), data.split.hash), progress)
-    curves = model.fit(data.split, loop, validation(model, data, sees_all(run)))
+    curves = model.fit(data.split, loop, validation(model, data, "valid" in MODELS[run.model].full or run.monitor.startswith("full ")))
     return model, curves, time.perf_counter() - started + (loop.earlier if loop else 0.)
 
 def execute(run: Run, data: Prepared, progress: bool = False) -> Result:

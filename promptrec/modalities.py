@@ -38,7 +38,7 @@ def title_vectors(model: SbtRec, items: np.ndarray) -> torch.Tensor:
 @torch.inference_mode()
 def modalities(model: SbtRec, h: Histories, items: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     "Behaviour tokens and title vectors, both [n, D], of n histories and the items that followed; raises for a model without behaviour tokens."
-    if model.sasrec is None: raise PromptrecError("This model reads words alone: it has no behaviour tokens to compare with them.")
+    if model.encoder is None: raise PromptrecError("This model reads words alone: it has no behaviour tokens to compare with them.")
     model.net.eval()
     return model.net.tokens(model.states(h, items)).float().cpu(), title_vectors(model, items).float().cpu()
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SETS', 'LLARA', 'CORRECTED', 'SCHEDULES', 'STATED', 'USERS', 'PRINTED', 'ROWS', 'PROTOCOLS', 'VARIANTS', 'NOTES',
-           'TRAINED', 'stated', 'counts', 'possible_users', 'readings', 'improved', 'choices', 'place', 'name_of',
-           'Answered', 'paired', 'share', 'read_answered', 'cell', 'make', 'table_1', 'differences', 'measured',
-           'figure_2', 'figure_4', 'figure_5', 'plot_variants', 'plot_sweeps', 'plot_schedules']
+           'TRAINED', 'stated', 'counts', 'possible_users', 'readings', 'improved', 'place', 'name_of', 'Answered',
+           'paired', 'read_answered', 'cell', 'make', 'table_1', 'differences', 'measured', 'figure_2', 'figure_4',
+           'figure_5', 'plot_variants', 'plot_sweeps', 'plot_schedules']
 
 # %% ../nbs/80_paper_b.ipynb #c002
 from dataclasses import asdict
@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .answers import answer_metrics, mcnemar_p, smallest_hit_difference
+from .answers import COLUMNS, choices, mcnemar_p, share, smallest_hit_difference
 from .core import PromptrecError
 from .experiments import MODELS, configure
 from .report import with_interval
@@ -100,19 +100,14 @@ PRINTED = _printed()
 ROWS = tuple(PRINTED.index.unique("model"))
 
 # %% ../nbs/80_paper_b.ipynb #c027
-PROTOCOLS = {"score": "sampled", "generate": "strict", "lenient": "lenient", "constrained": "constrained"}  # how it is judged -> column of the ranks
-_READ, _RANKED = PROTOCOLS | {"encoder": "encoder"}, ("score", "encoder")  # and what the encoder that it reads would choose; columns of ranks
-
-def choices(ranks: pd.DataFrame) -> dict[str, np.ndarray]:
-    "What was chosen for each user by each of PROTOCOLS that `ranks` has, and by the `encoder`: 0 the target, others above 0, -1 for none; int64 [B]."
-    return {p: ((ranks[c] > 1) if p in _RANKED else ranks[c]).to_numpy(np.int64) for p, c in _READ.items() if c in ranks}
+PROTOCOLS = tuple(p for p in COLUMNS if p != "encoder")  # the ways to judge the model itself
 
 def _of(metrics: dict, protocol: str) -> dict:
     "The metrics of a protocol in a record's part, where it is there."
     if protocol != "lenient": return metrics.get(protocol, {})
     return {k.removeprefix("lenient "): v for k, v in metrics.get("generate", {}).items() if k.startswith("lenient ")}
 
-# %% ../nbs/80_paper_b.ipynb #c030
+# %% ../nbs/80_paper_b.ipynb #c029
 _PROTOCOL, _SWEPT = {"split": "users", "longest": 10, "candidates": "uniform-20"}, {"levels": 3, "codes": 128}
 _CHOSEN = ("llm", "half", "recompute", "served", "url", "timeout", "retries", "max_calls", "max_cost", "price_in", "price_out")  # what a row may choose: the language model, and how to fit or reach it
 
@@ -134,11 +129,11 @@ def name_of(config: dict):
     whose = {k: Path(settings[k]).name for k in ("llm", "served") if settings.get(k) not in (None, usual.get(k))}
     return label({"model": config["model"]} | {k: v for k, v in swept.items() if config["model"] == "sbtrec" and v != _SWEPT[k]} | whose)
 
-# %% ../nbs/80_paper_b.ipynb #c032
+# %% ../nbs/80_paper_b.ipynb #c031
 class Answered(Results):
     "`runs`: (data set, model, preset) -> records, one a seed, each with its `table` of choices; `others`: files of other settings or protocols."
 
-    def has(self, key: tuple, protocol: str) -> bool: "Whether a row was judged by a protocol in all its runs."; return all(_READ[protocol] in r["table"] for r in self.runs[key])
+    def has(self, key: tuple, protocol: str) -> bool: "Whether a row was judged by a protocol in all its runs."; return all(COLUMNS[protocol] in r["table"] for r in self.runs[key])
 
     def own(self, key: tuple) -> str: "How paper B judges a model: by what it says if it speaks, else by its scores."; return "generate" if self.has(key, "generate") else "score"
 
@@ -156,7 +151,7 @@ class Answered(Results):
         A, B = self.choices(keys, protocols)
         return pd.DataFrame({"hit@1": paired(A == 0, B == 0), "valid": paired(A >= 0, B >= 0)}).T
 
-# %% ../nbs/80_paper_b.ipynb #c034
+# %% ../nbs/80_paper_b.ipynb #c033
 def paired(a: np.ndarray, b: np.ndarray) -> dict:
     "Shares a - b of two models on the same users (bool, [S, B] and [T, B]): difference, interval, p, the smallest to be seen, and for how many users either is better."
     d = a.mean(0) - b.mean(0)
@@ -166,27 +161,23 @@ def paired(a: np.ndarray, b: np.ndarray) -> dict:
     smallest = np.nan if not better + worse else smallest_hit_difference(len(d), (better + worse)/len(d)) if once else smallest_difference(d)
     return {"difference": d.mean(), "low": low, "high": high, "p": p, "smallest": smallest, "better": better, "worse": worse, "users": len(d)}
 
-# %% ../nbs/80_paper_b.ipynb #c037
+# %% ../nbs/80_paper_b.ipynb #c036
 def _table_of(path: Path, record: dict) -> pd.DataFrame:
     "The choices beside a record; raises, with the file, if they are not those that its metrics were made of."
     table = read_users(path, record, "choices")
     found, test = choices(table), record["metrics"]["test"]
-    for p in _READ:
+    for p in COLUMNS:
         for k, m in _of(test, p).items():
             if p not in found or k in ("hit@1", "valid") and abs(share(found[p][None], p)[k]["value"] - m["value"]) > 1e-9:
                 raise PromptrecError(f"{path.with_name(record['ranks'])} does not hold the choices ({p}) of {Path(path).name}. Delete both and run again.")
     return table
-
-def share(choice: np.ndarray, protocol: str) -> dict:
-    "`answer_metrics` of choices [S, B] by one of PROTOCOLS, or of the encoder."
-    return answer_metrics(choice, protocol="score" if protocol in _RANKED else "generate" if protocol == "lenient" else protocol)
 
 def read_answered(folder) -> Answered:
     "All records that were judged among few candidates (see `read_rows`)."
     few = lambda config: str(config.get("candidates", "")).startswith("uniform-")
     return Answered(*read_rows(folder, lambda config: (name := name_of(config) if few(config) else None) and (place(config), name), _table_of))
 
-# %% ../nbs/80_paper_b.ipynb #c044
+# %% ../nbs/80_paper_b.ipynb #c043
 def cell(answered: Answered, key: tuple, protocol: str, metric: str) -> str:
     "'0.505 [0.406, 0.604] ±0.010' of a row by a protocol; '' where it was not judged so."
     if not answered.has(key, protocol): return ""
@@ -205,7 +196,7 @@ def _rows(answered: Answered, models, datasets=SETS) -> list[tuple]:
     found = lambda d, m: [k for k in answered.runs if k[:2] == (d, m)]
     return [k for d in (*datasets, *more) for m in models for k in found(d, m) or ([(d, m, "")] if d in datasets else [])]
 
-# %% ../nbs/80_paper_b.ipynb #c045
+# %% ../nbs/80_paper_b.ipynb #c044
 VARIANTS = pd.DataFrame([
     ("sbtrec", "all of it", "SBT-Rec", "SBT-Rec"), ("sbtrec-continuous", "no quantisation: the encoder's state through the aligner", "w/o HDSD", "w/o MBSR"),
     ("sbtrec-single-level", "one level of codes", "w/o MBSR", "w/o HDSD"), ("sbtrec-linear-aligner", "one linear layer for an aligner", "w/o RAM-Aligner", "w/o RAM"),
@@ -231,7 +222,7 @@ def table_1(answered: Answered) -> pd.DataFrame:
 
 def _llm(runs: list[dict]) -> str: return ", ".join(sorted({str(s["llm"]) for r in runs if "llm" in (s := r["config"].get("settings") or {})}))
 
-# %% ../nbs/80_paper_b.ipynb #c049
+# %% ../nbs/80_paper_b.ipynb #c048
 def differences(answered: Answered, models=None) -> pd.DataFrame:
     "HitRatio@1 of SBT-Rec minus that of `models` (default: all but its own variants), paired over users, with Holm's correction over the table, beside the paper's difference."
     out, columns = [], ["preset", "sbtrec minus", "protocol", "paper", "difference", "better for", "worse for", "users", "p", "Holm", "smallest", "seeds"]
@@ -258,7 +249,7 @@ NOTES = {
                            "better, worse for: users whom one serves more often. p: McNemar's exact test for one run each, else sign flips of the users' means; 'Holm' corrected "
                            "over the whole table. smallest: the difference that users who differ so often would show in 80% of tests ('none': so few differ that no difference would)."}
 
-# %% ../nbs/80_paper_b.ipynb #c053
+# %% ../nbs/80_paper_b.ipynb #c052
 def measured(answered: Answered, key: tuple) -> list[dict]:
     "`value`, `low`, `high` of each protocol and metric of a row, and the number of its seeds; `hit@1 x valid` is paper B's composite if HitRatio@1 is of all users."
     out = []
@@ -279,7 +270,7 @@ def figure_2(answered: Answered) -> pd.DataFrame:
     known = (table["model"] == "sbtrec-linear-aligner") & (table["metric"] == "valid") & (table["protocol"] == "generate") & (table["data set"] == "llara-movielens")
     return table.assign(paper=np.where(known, stated("llara-movielens", "sbtrec-linear-aligner", "ValidRatio"), np.nan))
 
-# %% ../nbs/80_paper_b.ipynb #c057
+# %% ../nbs/80_paper_b.ipynb #c056
 def figure_4(answered: Answered) -> pd.DataFrame:
     "As `figure_2`, for SBT-Rec with its `levels` and `codes`; `paper` where its text states the composite."
     out = []
@@ -290,7 +281,7 @@ def figure_4(answered: Answered) -> pd.DataFrame:
         out += [m | settings | {"paper": text if m["protocol"] == "generate" and m["metric"] in ("hit@1", "hit@1 x valid") else np.nan} for m in measured(answered, key)]
     return pd.DataFrame(out, columns=[*_COLUMNS, *_SWEPT, "paper"]).sort_values(["data set", "preset", "levels", "codes"], ignore_index=True)
 
-# %% ../nbs/80_paper_b.ipynb #c061
+# %% ../nbs/80_paper_b.ipynb #c060
 TRAINED = {"sbtrec": "one stage", "sbtrec-two-stage": "two stages", "sbtrec-curriculum": "curriculum", "llara": "curriculum"}
 
 def figure_5(answered: Answered) -> pd.DataFrame:
@@ -304,7 +295,7 @@ def figure_5(answered: Answered) -> pd.DataFrame:
     columns = ["data set", "preset", "model", "schedule", "seed", "epoch", "seconds", "hit@1", "valid loss"]
     return pd.concat(out, ignore_index=True)[columns] if out else pd.DataFrame(columns=columns)
 
-# %% ../nbs/80_paper_b.ipynb #c065
+# %% ../nbs/80_paper_b.ipynb #c064
 def _errorbars(ax, part: pd.DataFrame, by: str, order) -> None:
     "One line of dots with intervals a protocol, over the values `order` of column `by`."
     for shift, (protocol, t) in zip((-.12, 0, .12), part.groupby("protocol", sort=False)):

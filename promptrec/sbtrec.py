@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'ENCODER', 'SbtRecSettings', 'adapted', 'behaviour_parts', 'quantised', 'SbtNet', 'spoken', 'PromptBatches',
-           'hybrid_batch', 'train_encoder', 'start', 'SbtRec']
+           'hybrid_batch', 'train_encoder', 'start', 'SbtReader', 'SbtSpeaker', 'SbtRec']
 
 # %% ../nbs/45_sbtrec.ipynb #c002
 import warnings
@@ -200,8 +200,8 @@ def start(quantizer, aligner: Aligner, words: torch.Tensor, z: torch.Tensor, see
     aligner.start(quantised(quantizer, z), words)
 
 # %% ../nbs/45_sbtrec.ipynb #c017
-class SbtRec(Recommender):
-    "SBT-Rec, its ablations, LLaRA, TALLRec and the zero-shot model behind the `Recommender` protocol; it also answers in words (`answers`, `choose`)."
+class SbtReader(Recommender):
+    "Network, tokenizer and prompts of `SbtRec`, and how it reads."
     rows = 8  # prompts read at once
 
     def __init__(self, dataset: Dataset, settings: SbtRecSettings = SbtRecSettings(), data_dir=None):
@@ -209,33 +209,15 @@ class SbtRec(Recommender):
         llm, self.tokenizer = load_llm(settings.llm, settings.layers, torch.bfloat16 if settings.half else torch.float32, data_dir)
         self.text, self.prompts = (HybridPrompts(dataset, self.tokenizer, b, settings.max_tokens) for b in ("none", settings.behaviour))
         self.names = self.prompts.names
-        self.sasrec = None if settings.behaviour == "none" else SasRec(dataset, settings.encoder)
-        self.net = SbtNet(llm, self.sasrec and self.sasrec.net, settings)
-
-    def fit(self, split: Split, loop: Loop = None, validate=None) -> pd.DataFrame:
-        "Train encoder, codebooks, aligner and adapters (nothing without `loop`: zero-shot); with `validate` the curves have `valid loss`, and how many codes of each level are `used`. See `Recommender.fit`."
-        if loop is None: return pd.DataFrame()
-        s = loop.settings
-        batches = PromptBatches(split, self.prompts, self.text, self.settings, s.batch_size, s.epochs, s.seed)
-        if self.sasrec:
-            train_encoder(self.sasrec, split, loop, self.settings.encoder_epochs)
-            z = self.states(batches.histories(np.arange(len(batches))))
-            start(self.net.quantizer, self.net.aligner, self.net.words.weight, z, s.seed)
-            z = z.cpu()
-        used = lambda: {} if self.net.quantizer is None else {f"used {l}": int(n) for l, n in self.net.quantizer.report(z.to(self.net.words.weight.device))["used"].items()}
-        return loop.run(self.net, batches, self.groups(s.lr, s.weight_decay), validate and (lambda: {"valid loss": self.loss(split)} | validate() | used()))
+        self.encoder = None if settings.behaviour == "none" else SasRec(dataset, settings.encoder)
+        self.net = SbtNet(llm, self.encoder and self.encoder.net, settings)
 
     @torch.no_grad()
     def states(self, h: Histories, items: np.ndarray = None) -> torch.Tensor:
         "What behaviour tokens are made of: the encoder's state after each history [B, d]; where each title has a token, its vectors of `items` (default: of all)."
         device = self.net.words.weight.device
-        if self.settings.behaviour == "items": return self.sasrec.net.items.weight[:self.dataset.n_items].detach().to(device)[slice(None) if items is None else torch.from_numpy(items).long()]
-        return torch.from_numpy(self.sasrec.states(h)).to(device)
-
-    def groups(self, lr: float, weight_decay: float) -> list[dict]:
-        "Parameter groups for `Loop`; codebooks do not decay, or codes that no batch chose would shrink."
-        books = [p for n, p in self.net.named_parameters() if n == "quantizer.codebooks"]
-        return groups_of([p for p in self.net.parameters() if not any(p is b for b in books)], lr, weight_decay) + groups_of(books, lr, 0.0)
+        if self.settings.behaviour == "items": return self.encoder.net.items.weight[:self.dataset.n_items].detach().to(device)[slice(None) if items is None else torch.from_numpy(items).long()]
+        return torch.from_numpy(self.encoder.states(h)).to(device)
 
     def _read(self, h: Histories, candidates: np.ndarray, answers: np.ndarray = None, felt: Histories = None):
         "Some rows at a time, with their prompts on the network's device."
@@ -258,6 +240,10 @@ class SbtRec(Recommender):
             n = (x["labels"] >= 0).sum().item()
             total += n*self.net(x)[0].item(), n
         return float(total[0]/total[1])
+
+# %% ../nbs/45_sbtrec.ipynb #c019
+class SbtSpeaker(SbtReader):
+    "How `SbtRec` answers."
 
     @torch.inference_mode()
     def score(self, histories: Histories, candidates: np.ndarray = None, felt: Histories = None) -> np.ndarray:
@@ -286,10 +272,32 @@ class SbtRec(Recommender):
             out[which] = constrained(self.net.lm, embeds, mask, titles, s.beams, s.length_penalty).cpu().numpy()
         return out
 
+# %% ../nbs/45_sbtrec.ipynb #c021
+class SbtRec(SbtSpeaker):
+    "SBT-Rec, its ablations, LLaRA, TALLRec and the zero-shot model behind the `Recommender` protocol; it also answers in words (`answers`, `choose`)."
+
+    def fit(self, split: Split, loop: Loop = None, validate=None) -> pd.DataFrame:
+        "Train encoder, codebooks, aligner and adapters (nothing without `loop`: zero-shot); with `validate` the curves have `valid loss`, and how many codes of each level are `used`. See `Recommender.fit`."
+        if loop is None: return pd.DataFrame()
+        s = loop.settings
+        batches = PromptBatches(split, self.prompts, self.text, self.settings, s.batch_size, s.epochs, s.seed)
+        if self.encoder:
+            train_encoder(self.encoder, split, loop, self.settings.encoder_epochs)
+            z = self.states(batches.histories(np.arange(len(batches))))
+            start(self.net.quantizer, self.net.aligner, self.net.words.weight, z, s.seed)
+            z = z.cpu()
+        used = lambda: {} if self.net.quantizer is None else {f"used {l}": int(n) for l, n in self.net.quantizer.report(z.to(self.net.words.weight.device))["used"].items()}
+        return loop.run(self.net, batches, self.groups(s.lr, s.weight_decay), validate and (lambda: {"valid loss": self.loss(split)} | validate() | used()))
+
+    def groups(self, lr: float, weight_decay: float) -> list[dict]:
+        "Parameter groups for `Loop`; codebooks do not decay, or codes that no batch chose would shrink."
+        books = [p for n, p in self.net.named_parameters() if n == "quantizer.codebooks"]
+        return groups_of([p for p in self.net.parameters() if not any(p is b for b in books)], lr, weight_decay) + groups_of(books, lr, 0.0)
+
     def save(self, folder: Path) -> None:
         "Write `adapters` (peft's format), the `encoder`, and codebooks and aligner as `model.safetensors`, with `model.json`, into `folder`."
         if self.settings.rank: self.net.llm.save_pretrained(Path(folder)/"adapters")
-        if self.sasrec: self.sasrec.save(Path(folder)/"encoder")
+        if self.encoder: self.encoder.save(Path(folder)/"encoder")
         save_arrays(folder, self, **{k: v.detach().cpu().numpy() for k, v in self.net.state_dict().items() if not k.startswith("llm.")})
 
     def load(self, folder: Path) -> None:
@@ -297,4 +305,4 @@ class SbtRec(Recommender):
         adapters = {k: v for k, v in self.net.state_dict().items() if k.startswith("llm.")}
         self.net.load_state_dict(adapters | {k: torch.from_numpy(v) for k, v in load_arrays(folder, self).items()})
         if self.settings.rank: set_peft_model_state_dict(self.net.llm, load_file(Path(folder)/"adapters"/"adapter_model.safetensors"))
-        if self.sasrec: self.sasrec.load(Path(folder)/"encoder")
+        if self.encoder: self.encoder.load(Path(folder)/"encoder")

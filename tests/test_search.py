@@ -91,3 +91,5 @@ def test_papermill_tunes_and_runs_what_was_best(papermill, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert sorted(read_results(tmp_path/"records").runs) == [("ml-100k", m, "tiny-tuned-3") for m in ("ease", "itemknn")]
     assert searches(tmp_path/"records")["model"].tolist() == ["ease", "itemknn"]
+    done = papermill("tune", tmp_path/"out.ipynb", model="popularity", preset="tiny", records=tmp_path/"records", out_dir=tmp_path/"runs")
+    assert done.returncode and "Known: mibert" in done.stderr
