@@ -280,6 +280,7 @@ def train(run: Run, data: Prepared, progress: bool = False) -> tuple[Recommender
 def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
     "Train, judge on the test part, and write record, ranks, weights and candidates under `run.out_dir`."
     check_place(run, data)
+    code = git_state()  # what runs, whatever is edited meanwhile
     reset_peak_memory()
     model, curves, seconds = train(run, data, progress)
     started, state = time.perf_counter(), this_process()
@@ -287,7 +288,7 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
     if state.is_main_process:
         model.save(run.folder)
         for part, c in data.candidates.items(): save_candidates(c, data.split, part, Path(run.out_dir)/"candidates")
-        write_record(describe_run(run, data, model, curves, ranks, seconds + time.perf_counter() - started), ranks, run.out_dir)
+        write_record(describe_run(run, data, model, curves, ranks, seconds + time.perf_counter() - started, code), ranks, run.out_dir)
     state.wait_for_everyone()
     path = Path(run.out_dir)/f"{run.name}.json"
     return Result(read_record(path), path, ranks, curves, model)
@@ -311,9 +312,9 @@ def restore(run: Run, data: Prepared) -> Recommender:
     return model
 
 # %% ../nbs/71_experiments.ipynb #c031
-def describe_run(run: Run, data: Prepared, model: Recommender, curves: pd.DataFrame, ranks: pd.DataFrame, seconds: float) -> dict:
-    "The record of a finished run (see `RECORD_SCHEMA`)."
-    commit, dirty = git_state()
+def describe_run(run: Run, data: Prepared, model: Recommender, curves: pd.DataFrame, ranks: pd.DataFrame, seconds: float, code: tuple) -> dict:
+    "The record of a finished run (see `RECORD_SCHEMA`), made by `code`: `git_state` at its start."
+    commit, dirty = code
     return {"dataset": run.config["dataset"], "model": run.model, "seed": run.seed, "config": run.config, "commit": commit, "dirty": dirty,
             "data_hash": data.dataset.hash, "split": data.split.name, "split_hash": data.split.hash,
             "steps": [list(s) for s in data.dataset.steps], "notes": data.dataset.notes,

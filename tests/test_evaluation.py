@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from promptrec import experiments
 from promptrec.baselines.counting import Popularity
 from promptrec.candidates import draw_negatives, popularity_candidates, room
 from promptrec.core import DOMAINS, PromptrecError, describe_device, make_dataset, sha256
@@ -243,6 +244,15 @@ def test_git_state(tmp_path):
     assert git_state(tmp_path/"code") == (commit, False)
     (tmp_path/"code"/"b.py").write_text("2")
     assert git_state(tmp_path/"code") == (commit, True)
+
+
+def test_the_record_names_the_code_that_ran(own, tmp_path, monkeypatch):
+    "What is committed while a run goes on is not what it ran."
+    head, usual = ["before"], experiments.judge
+    monkeypatch.setattr(experiments, "git_state", lambda: (head[0], False))
+    monkeypatch.setattr(experiments, "judge", lambda *args: head.append(head.pop() + " and after") or usual(*args))
+    run = experiments.configure(dataset=str(own), model="popularity", candidates="uniform-5", out_dir=str(tmp_path/"runs"))
+    assert experiments.execute(run, experiments.prepare(run)).record["commit"] == "before" and head == ["before and after"]
 
 
 def test_no_git_at_all(monkeypatch, tmp_path):
