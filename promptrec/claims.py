@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['THEIRS', 'COSTS', 'CLAIMS', 'CORRELATION', 'verdict', 'Claim', 'printed_differences', 'printed_text',
-           'found_differences', 'found_text', 'backbones', 'evidence', 'judged', 'between', 'density', 'printed_gains',
-           'density_rows', 'claims_table']
+           'found_differences', 'devices', 'comparable', 'found_text', 'backbones', 'evidence', 'judged', 'between',
+           'density', 'printed_gains', 'density_rows', 'claims_table']
 
 # %% ../nbs/76_claims.ipynb #c002
 from dataclasses import dataclass
@@ -98,9 +98,17 @@ def found_differences(claim: Claim, results: Results, dataset: str, preset: str,
         if not all((dataset, m, preset) in results.runs for m in (a, b)): continue
         if claim.metrics[0] in COSTS:
             x, y = (np.array(costs(results.runs[dataset, m, preset], claim.metrics[0])) for m in (a, b))
-            rows.append({"difference": y.mean() - x.mean(), "low": y.min() - x.max(), "high": y.max() - x.min(), "p": 0., "metric": claim.metrics[0], "other": b})
+            low, high = (y.min() - x.max(), y.max() - x.min()) if comparable(claim.metrics[0], *(results.runs[dataset, m, preset] for m in (a, b))) else (-np.inf, np.inf)
+            rows.append({"difference": y.mean() - x.mean(), "low": low, "high": high, "p": 0., "metric": claim.metrics[0], "other": b})
         else: rows += [{**row, "metric": k, "other": b} for k, row in results.compare(dataset, preset, a, b, kind).iterrows() if k.partition("@")[0] in kinds]
     return pd.DataFrame(rows, columns=["difference", "low", "high", "p", "smallest", "metric", "other"])
+
+def devices(runs: list[dict]) -> set: "What runs were made on."; return {(r["device"]["name"], r["device"]["threads"]) for r in runs}
+
+def comparable(cost: str, *rows: list[dict]) -> bool:
+    "Whether a cost of rows of records can be compared: at the paper's preset, and but for parameters on one kind of device with several seeds."
+    flat = [r for row in rows for r in row]
+    return all(r["config"]["preset"] == "paper" for r in flat) and (cost == "parameters" or min(map(len, rows)) > 1 and len(devices(flat)) == 1)
 
 def found_text(d: pd.DataFrame, n: int) -> str:
     "Comparisons in words: how many of `n` are above and below zero by their interval, and the least."
@@ -119,7 +127,7 @@ def evidence(runs: list[list[dict]], sets=tuple(PAPER_A["table-1"].index), other
     flat, few = [r for row in runs for r in row], min(map(len, runs))
     weak = [f"{d} is not the paper's" for d in sorted({r["dataset"] for r in flat}) if d not in sets]
     weak += [f"{p} preset" for p in sorted({r["config"]["preset"] for r in flat}) if p != "paper"] + ["one seed"]*(few == 1) + other_models(flat)
-    weak += ["different devices"]*(len({(r["device"]["name"], r["device"]["threads"]) for r in flat}) > 1)
+    weak += ["different devices"]*(len(devices(flat)) > 1)
     return ("weak: " + "; ".join(weak) if weak else whole) + f"; {few} seeds"*(few > 1)
 
 def judged(claim: Claim, results: Results, dataset: str, preset: str) -> dict:

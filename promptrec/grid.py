@@ -35,9 +35,11 @@ GRID = {
     "figure-4-b": _each(("llara-movielens",), [{"model": "sbtrec", **how} for how in ({}, {"model": "sbtrec-single-level"}, {"levels": 2}, {"levels": 4}, {"codes": 64}, {"codes": 256}, {"codes": 512})]),
     "figure-5-b": _each(("llara-movielens",), [{"model": m} for m in ("sbtrec", "sbtrec-curriculum", "sbtrec-two-stage")])}
 
+GRID["main-b"] = [g for g in GRID["table-1-b"] if g["dataset"] != "llara-steam"]
+
 GRID |= {
     "full-a": _each(("ml-1m",), [*_MODELS, *({"model": m} for m in ABLATED)]) + _each(("beauty-5core", "video-games-5core"), _MODELS),
-    "full-b": [g for t in ("table-1-b", "figure-2-b", "figure-4-b", "figure-5-b") for g in GRID[t] if g["dataset"] != "llara-steam"],
+    "full-b": [g for t in ("main-b", "figure-2-b", "figure-4-b", "figure-5-b") for g in GRID[t]],
     "cpu": _each(("ml-1m", "beauty-5core"), [{"model": m} for m in (*BASELINES[:4], "gru4rec", "sasrec")]) + _each(("llara-movielens", "llara-lastfm"), [{"model": m} for m in CHOOSERS[:4]])}
 
 def runs_of(tables: str, preset: str = "auto", seeds: int = 1) -> list[dict]:

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['SETS', 'LLARA', 'CORRECTED', 'SCHEDULES', 'STATED', 'USERS', 'PRINTED', 'ROWS', 'PROTOCOLS', 'VARIANTS', 'NOTES',
-           'TRAINED', 'stated', 'counts', 'possible_users', 'readings', 'improved', 'place', 'name_of', 'Answered',
-           'paired', 'read_answered', 'cell', 'make', 'table_1', 'differences', 'measured', 'figure_2', 'figure_4',
-           'figure_5', 'plot_variants', 'plot_sweeps', 'plot_schedules']
+           'TRAINED', 'stated', 'counts', 'possible_users', 'readings', 'improved', 'place', 'name_of', 'llm_of',
+           'Answered', 'paired', 'read_answered', 'cell', 'make', 'table_1', 'read_by', 'differences', 'measured',
+           'figure_2', 'figure_4', 'figure_5', 'places', 'plot_variants', 'plot_sweeps', 'plot_schedules']
 
 # %% ../nbs/80_paper_b.ipynb #c002
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -18,10 +17,12 @@ import numpy as np
 import pandas as pd
 
 from .answers import COLUMNS, choices, mcnemar_p, share, smallest_hit_difference
+from .chat import ChatSettings
 from .core import PromptrecError
 from .experiments import MODELS, configure
 from .report import with_interval
 from .results import Results, about_runs, command, label, read_rows, read_users, run_key, signed
+from .sbtrec import SbtRecSettings
 from .stats import holm, paired_interval, same_users, sign_flip, smallest_difference
 
 # %% ../nbs/80_paper_b.ipynb #c005
@@ -116,8 +117,11 @@ def place(config: dict) -> str:
     more = [f"{k}={config.get(k)}" for k, usual in _PROTOCOL.items() if config.get(k) != usual]
     return config["dataset"] + (f" ({', '.join(more)})" if more else "")
 
+_USUAL = {"dataset", "model", "preset", "seed", "settings", "loop", "tuned", *_PROTOCOL}
+
 def name_of(config: dict):
-    "The name of a run's row, None if it has settings that are neither its preset's nor chosen by a search (levels and codes may vary)."
+    "The name of a run's row, None if it has words of the prompt or settings that are neither its preset's nor chosen by a search (levels and codes may vary)."
+    if not set(config) <= _USUAL: return None
     if "tuned" in config: return config["model"]
     settings = config.get("settings") or {}
     swept = {k: settings[k] for k in _SWEPT if k in settings}
@@ -125,9 +129,10 @@ def name_of(config: dict):
         known = {k: v for k, v in swept.items() if config["model"].partition("-")[0] == "sbtrec"}
         known |= {k: config[k] for k in _PROTOCOL if k in config} | {k: settings[k] for k in _CHOSEN if settings.get(k) is not None}
         if run_key(configure(model=config["model"], preset=config["preset"], **known).config) != run_key(config): return None
-    usual = asdict(MODELS[config["model"]].settings) if config["model"] in MODELS and MODELS[config["model"]].settings else {}
-    whose = {k: Path(settings[k]).name for k in ("llm", "served") if settings.get(k) not in (None, usual.get(k))}
-    return label({"model": config["model"]} | {k: v for k, v in swept.items() if config["model"] == "sbtrec" and v != _SWEPT[k]} | whose)
+    served = {"served": settings["served"]} if settings.get("served", ChatSettings.served) != ChatSettings.served else {}
+    return label({"model": config["model"]} | {k: v for k, v in swept.items() if config["model"] == "sbtrec" and v != _SWEPT[k]} | served)
+
+def llm_of(config: dict): "The language model of a run, None if it has none."; return (config.get("settings") or {}).get("llm")
 
 # %% ../nbs/80_paper_b.ipynb #c031
 class Answered(Results):
@@ -172,10 +177,10 @@ def _table_of(path: Path, record: dict) -> pd.DataFrame:
                 raise PromptrecError(f"{path.with_name(record['ranks'])} does not hold the choices ({p}) of {Path(path).name}. Delete both and run again.")
     return table
 
-def read_answered(folder) -> Answered:
-    "All records that were judged among few candidates (see `read_rows`)."
-    few = lambda config: str(config.get("candidates", "")).startswith("uniform-")
-    return Answered(*read_rows(folder, lambda config: (name := name_of(config) if few(config) else None) and (place(config), name), _table_of))
+def read_answered(folder, llm: str = SbtRecSettings.llm) -> Answered:
+    "All records that were judged among few candidates (see `read_rows`), with language model `llm` where they have one."
+    ours = lambda config: str(config.get("candidates", "")).startswith("uniform-") and llm_of(config) in (None, llm)
+    return Answered(*read_rows(folder, lambda config: (name := name_of(config) if ours(config) else None) and (place(config), name), _table_of))
 
 # %% ../nbs/80_paper_b.ipynb #c043
 def cell(answered: Answered, key: tuple, protocol: str, metric: str) -> str:
@@ -213,14 +218,17 @@ def table_1(answered: Answered) -> pd.DataFrame:
         if (d, m) in PRINTED.index:
             p = PRINTED.loc[(d, m)]
             row |= {"HitRatio@1, paper": f"{p['hit@1']:.4f}", "ValidRatio, paper": "> 0.96" if m == "sbtrec" else f"{p['valid']:.4f}", "source": p["source"]}
-        if preset: row |= {f"{p} {k}": cell(answered, key, p, k) for p, k in _CELLS} | about_runs(answered.runs[key]) | {"language model": _llm(answered.runs[key])}
+        if preset: row |= {f"{p} {k}": cell(answered, key, p, k) for p, k in _CELLS} | about_runs(answered.runs[key]) | {"language model": "; ".join(sorted({read_by(r["config"]) for r in answered.runs[key]}))}
         else: row["command"] = make(d, m)
         out.append(row)
     ours = [*(f"{p} {k}" for p, k in _CELLS), "language model", "backbone", "time a run", "device", "command"]
     columns = ["model", "preset", "seeds", "HitRatio@1, paper", "ValidRatio, paper", "source", *ours]
     return pd.DataFrame(out).set_index("data set").reindex(columns=columns).astype(object).fillna("")
 
-def _llm(runs: list[dict]) -> str: return ", ".join(sorted({str(s["llm"]) for r in runs if "llm" in (s := r["config"].get("settings") or {})}))
+def read_by(config: dict) -> str:
+    "The language model of a run, and how much of it reads if not the whole: 'smollm2-135m, 4 blocks'; '' if it has none."
+    blocks = (config.get("settings") or {}).get("layers")
+    return (llm_of(config) or "") + (f", {blocks} blocks" if llm_of(config) and blocks else "")
 
 # %% ../nbs/80_paper_b.ipynb #c048
 def differences(answered: Answered, models=None) -> pd.DataFrame:
@@ -242,8 +250,8 @@ def differences(answered: Answered, models=None) -> pd.DataFrame:
 NOTES = {
     "table-1": "Paper: 'LLaRA' is cited from LLaRA's Table 2 (SIGIR 2024), as paper B says it does; 'derived' is LLaRA's figure and the improvement that paper B's text states. "
                "Ours: mean over seeds [Wilson's 95% interval for so many users] ±standard deviation between seeds. score: the title of highest likelihood; "
-               "generate: free text, read strictly (the line is a candidate's title); lenient: the same text, read as LLaRA does; "
-               "constrained: only candidates' titles can be written; encoder: the choice of the encoder inside, by itself. hit@1_valid is the share of valid answers that are right. A run's record and ranks belong under the folder of records.",
+               "generate: free text, read strictly (the line is a candidate's title); lenient: the same text, where a title may stand within a line, nearly as LLaRA reads it (63_answers); "
+               "constrained: only candidates' titles can be written; encoder: the choice of the SASRec inside (section 4.3.1's: one block, width 64), by itself; row 'sasrec' is its authors' (two blocks, width 50). hit@1_valid is the share of valid answers that are right. A run's record and ranks belong under the folder of records.",
     "table-1-differences": "Differences are paired over users, mean over seeds, with 95% interval (bootstrap over users, made to hold zero where p is 0.05 or more). "
                            "generate against score: as paper B judges, SBT-Rec by its words and a model that does not speak by its scores. "
                            "better, worse for: users whom one serves more often. p: McNemar's exact test for one run each, else sign flips of the users' means; 'Holm' corrected "
@@ -296,27 +304,31 @@ def figure_5(answered: Answered) -> pd.DataFrame:
     return pd.concat(out, ignore_index=True)[columns] if out else pd.DataFrame(columns=columns)
 
 # %% ../nbs/80_paper_b.ipynb #c064
+def places(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    "The rows of `figure_2`, `figure_4` or `figure_5`, one picture's each, by the name of their data set and preset."
+    return {f"{d.replace(' ', '-')}-{p}": t for (d, p), t in table.groupby(["data set", "preset"], sort=False)}
+
 def _errorbars(ax, part: pd.DataFrame, by: str, order) -> None:
     "One line of dots with intervals a protocol, over the values `order` of column `by`."
-    for shift, (protocol, t) in zip((-.12, 0, .12), part.groupby("protocol", sort=False)):
+    kinds = part["protocol"].unique()
+    for shift, (protocol, t) in zip(np.linspace(-.2, .2, len(kinds)), part.groupby("protocol", sort=False)):
         t = t.set_index(by).reindex(order)
         ax.errorbar(np.arange(len(order)) + shift, t["value"], [(t["value"] - t["low"]).fillna(0), (t["high"] - t["value"]).fillna(0)], fmt="o", ms=4, capsize=2, lw=1, label=protocol)
     ax.set_xticks(range(len(order)), [str(x) for x in order]); ax.grid(axis="y", alpha=.3)
 
-def plot_variants(two: pd.DataFrame, dataset: str = "llara-movielens") -> plt.Figure:
-    "Figure 2 from the rows of `figure_2`: HitRatio@1 and ValidRatio of each variant and protocol, with 95% intervals over users."
-    part = two[two["data set"] == dataset]
+def plot_variants(part: pd.DataFrame) -> plt.Figure:
+    "Figure 2 from the rows of `figure_2` of one place: HitRatio@1 and ValidRatio of each variant and protocol, with 95% intervals over users."
     order = [m for m in VARIANTS.index if m in set(part["model"])]
     fig, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     for ax, metric in zip(axes, ("hit@1", "valid")):
         _errorbars(ax, part[part["metric"] == metric], "model", order)
-        ax.set_xticks(range(len(order)), [m.removeprefix("sbtrec-") for m in order], fontsize=7); ax.set_title(f"{dataset}: {metric}", fontsize=10)
-    axes[0].legend(fontsize=8)
+        ax.set_xticks(range(len(order)), [m.removeprefix("sbtrec-") for m in order], fontsize=7); ax.set_title(f"{part['data set'].iloc[0]}: {metric}", fontsize=10)
+    axes[1].legend(fontsize=8)
     return fig
 
-def plot_sweeps(four: pd.DataFrame, dataset: str = "llara-movielens") -> plt.Figure:
-    "Figure 4 from the rows of `figure_4`: HitRatio@1 over levels (of 128 codes) and over codes (of 3 levels)."
-    part = four[(four["data set"] == dataset) & (four["metric"] == "hit@1")]
+def plot_sweeps(part: pd.DataFrame) -> plt.Figure:
+    "Figure 4 from the rows of `figure_4` of one place: HitRatio@1 over levels (of 128 codes) and over codes (of 3 levels)."
+    part = part[part["metric"] == "hit@1"]
     fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained", sharey=True)
     for ax, by, other in zip(axes, ("levels", "codes"), ("codes", "levels")):
         t = part[part[other] == _SWEPT[other]]
@@ -324,11 +336,11 @@ def plot_sweeps(four: pd.DataFrame, dataset: str = "llara-movielens") -> plt.Fig
     axes[0].set_ylabel("HitRatio@1"); axes[0].legend(fontsize=8)
     return fig
 
-def plot_schedules(five: pd.DataFrame, dataset: str = "llara-movielens") -> plt.Figure:
-    "Figure 5 from the rows of `figure_5`: validation HitRatio@1 and loss an epoch, mean over seeds."
+def plot_schedules(part: pd.DataFrame) -> plt.Figure:
+    "Figure 5 from the rows of `figure_5` of one place: validation HitRatio@1 and loss an epoch, mean over seeds."
     fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
     for ax, metric in zip(axes, ("hit@1", "valid loss")):
-        for (m, how), t in five[five["data set"] == dataset].groupby(["model", "schedule"], sort=False):
+        for (m, how), t in part.groupby(["model", "schedule"], sort=False):
             ax.plot(t.groupby("epoch")[metric].mean(), marker=".", label=f"{m}: {how}")
         ax.set(xlabel="epoch", title=f"validation {metric}"); ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0].legend(fontsize=8)

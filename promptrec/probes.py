@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RARE', 'empty', 'in_random_order', 'strangers', 'hits', 'noise_curve', 'plot_noise', 'random_tokens', 'titles_alone',
-           'probe_hits', 'contamination', 'genre_table', 'plant_noise', 'plant_thread', 'plant_shift', 'cases',
-           'readable']
+           'probe_hits', 'contamination', 'has_genres', 'genre_table', 'plant_noise', 'plant_thread', 'plant_shift',
+           'cases', 'readable']
 
 # %% ../nbs/82_probes.ipynb #c002
 from contextlib import contextmanager, nullcontext
@@ -106,11 +106,12 @@ def contamination(found: dict[str, np.ndarray]) -> pd.DataFrame:
 # %% ../nbs/82_probes.ipynb #c019
 RARE = ("Film-Noir", "Western", "Animation", "Musical", "Documentary", "War", "Horror", "Fantasy", "Mystery")
 
+def has_genres(ds: Dataset) -> bool: "Whether any item has a genre: the planted cases need them."; return bool(ds.items["genres"].map(len).any())
+
 def genre_table(ds: Dataset) -> pd.DataFrame:
     "Which item [V] has which genre, bool; raises for data without genres."
-    table = pd.get_dummies(ds.items["genres"].explode()).groupby(level=0).max().reindex(range(ds.n_items), fill_value=False).astype(bool)
-    if not table.to_numpy().any(): raise PromptrecError(f"{ds.name} has no genres: the planted cases need them.")
-    return table
+    if not has_genres(ds): raise PromptrecError(f"{ds.name} has no genres: the planted cases need them.")
+    return pd.get_dummies(ds.items["genres"].explode()).groupby(level=0).max().reindex(range(ds.n_items), fill_value=False).astype(bool)
 
 def _set(h: Histories, places: list, items: list) -> Histories:
     "`h` with `items` at flat `places`."
@@ -128,6 +129,7 @@ def plant_thread(ds: Dataset, h: Histories, candidates: np.ndarray, seed: int = 
     "Every second item of each history, and the target in column 0, of one rare genre, which no other candidate has."
     table, g, rows, places, new = genre_table(ds), rng(seed), [], [], []
     rare = [c for c in RARE if c in table and table[c].sum() > 12]
+    if not rare: raise PromptrecError(f"{ds.name} has no rare genre of more than 12 items among {', '.join(RARE)}: the planted thread needs one.")
     for b, (at, stop) in enumerate(zip(h.offsets, h.offsets[1:])):
         has = table[rare[b % len(rare)]].to_numpy()
         place = np.arange(stop - 1, at - 1, -2)
@@ -150,15 +152,17 @@ def plant_shift(ds: Dataset, h: Histories, candidates: np.ndarray, seed: int = 0
 
 # %% ../nbs/82_probes.ipynb #c022
 def cases(models: dict[str, Recommender], h: Histories, candidates: np.ndarray, seed: int = 0) -> pd.DataFrame:
-    "How often each model keeps its head: a row a model and case, share of users with its interval (Wilson)."
+    "How often each model keeps its head: a row a model and case, share of users with its interval (Wilson); for noise also HitRatio@1 `before` and `after` it."
     ds, rows = next(iter(models.values())).dataset, []
     noise, thread, shift = plant_noise(ds, h, candidates, seed), plant_thread(ds, h, candidates, seed), plant_shift(ds, h, candidates, seed)
     for name, m in models.items():
         named = lambda x, c: best(m.score(x, c))
-        kept = {"noise": named(noise, candidates) == named(h, candidates), "thread": named(*thread) == 0, "shift": named(*shift) == 0}
+        before, after = named(h, candidates), named(noise, candidates)
+        kept = {"noise": after == before, "thread": named(*thread) == 0, "shift": named(*shift) == 0}
         for case, k in kept.items():
             low, high = wilson(int(k.sum()), len(k))
-            rows.append({"model": name, "case": case, "kept": k.mean(), "low": low, "high": high})
+            hit = {"before": (before == 0).mean(), "after": (after == 0).mean()} if case == "noise" else {}
+            rows.append({"model": name, "case": case, "kept": k.mean(), "low": low, "high": high} | hit)
     return pd.DataFrame(rows).set_index(["case", "model"]).sort_index()
 
 # %% ../nbs/82_probes.ipynb #c026

@@ -185,4 +185,4 @@ def test_doubts_are_what_arithmetic_gives(real_data):
     text = (real_data/"ml-100k"/"u.item").read_text(encoding="latin-1").lower()
     assert [f for f in FILMS if f.lower() in text] == ["Ghost in the Shell"]
     assert film_row(load_dataset("ml-100k", real_data))["finding"].startswith("impossible: 10 of 11")
-    assert overlap_row("x", "y", "llara-movielens", .5053, .4421)["finding"] == "significant for 1 of 43 overlaps"
+    assert overlap_row("x", "y", "llara-movielens", .5053, .4421)["finding"] == "one run each: significant for 1 of 43 overlaps"
