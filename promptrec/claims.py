@@ -97,9 +97,10 @@ def found_differences(claim: Claim, results: Results, dataset: str, preset: str,
     for a, b in claim.pairs:
         if not all((dataset, m, preset) in results.runs for m in (a, b)): continue
         if claim.metrics[0] in COSTS:
-            x, y = (np.array(costs(results.runs[dataset, m, preset], claim.metrics[0])) for m in (a, b))
-            low, high = (y.min() - x.max(), y.max() - x.min()) if comparable(claim.metrics[0], *(results.runs[dataset, m, preset] for m in (a, b))) else (-np.inf, np.inf)
-            rows.append({"difference": y.mean() - x.mean(), "low": low, "high": high, "p": 0., "metric": claim.metrics[0], "other": b})
+            cost, both = claim.metrics[0], [results.runs[dataset, m, preset] for m in (a, b)]
+            x, y = (np.array(costs(runs, cost)) for runs in both)
+            low, high = (y.min() - x.max(), y.max() - x.min()) if comparable(cost, *both) else (-np.inf, np.inf)
+            rows.append({"difference": y.mean() - x.mean(), "low": low, "high": high, "p": 0., "metric": cost, "other": b})
         else: rows += [{**row, "metric": k, "other": b} for k, row in results.compare(dataset, preset, a, b, kind).iterrows() if k.partition("@")[0] in kinds]
     return pd.DataFrame(rows, columns=["difference", "low", "high", "p", "smallest", "metric", "other"])
 

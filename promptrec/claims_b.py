@@ -16,7 +16,7 @@ import pandas as pd
 from .answers import over_overlaps, share
 from .claims import COSTS, Claim, evidence, found_differences, found_text, verdict
 from .core import Dataset
-from .paper_b import CORRECTED, LLARA, PRINTED, ROWS, SCHEDULES, SETS, USERS, VARIANTS, Answered, counts, figure_5, make, paired, read_by, stated
+from .paper_b import CORRECTED, LLARA, PRINTED, ROWS, SCHEDULES, SETS, USERS, VARIANTS, Answered, counts, figure_5, llm_of, make, paired, read_by, stated
 
 # %% ../nbs/81_claims_b.ipynb #c005
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ def printed_text(claim: ClaimB) -> str:
 # %% ../nbs/81_claims_b.ipynb #c011
 def llms(runs: list[dict]) -> list[str]:
     "Which models spoke with other language models than the paper's."
-    used = {(r["model"], x) for r in runs if (x := read_by(r["config"]))}
-    return [f"{' and '.join(sorted(m for m, x in used if x == llm))} with {llm}" for llm in sorted({x for _, x in used}) if not llm.lower().rpartition("/")[2].startswith("llama-2-7b") or "blocks" in llm]
+    theirs = lambda config: "llama-2-7b" in llm_of(config).lower() and not config["settings"].get("layers")
+    used = {(r["model"], read_by(r["config"])) for r in runs if llm_of(r["config"]) and not theirs(r["config"])}
+    return [f"{' and '.join(sorted(m for m, x in used if x == llm))} with {llm}" for llm in sorted({x for _, x in used})]
 
 def evidence_b(runs: list[list[dict]]) -> str: "As `evidence`, by paper B's own setting."; return evidence(runs, SETS, llms, "the paper's data, preset and language model")
 

@@ -113,6 +113,7 @@ def genre_table(ds: Dataset) -> pd.DataFrame:
     if not has_genres(ds): raise PromptrecError(f"{ds.name} has no genres: the planted cases need them.")
     return pd.get_dummies(ds.items["genres"].explode()).groupby(level=0).max().reindex(range(ds.n_items), fill_value=False).astype(bool)
 
+# %% ../nbs/82_probes.ipynb #c021
 def _set(h: Histories, places: list, items: list) -> Histories:
     "`h` with `items` at flat `places`."
     out = h.item.copy(); out[np.concatenate(places)] = np.concatenate(items)
@@ -125,6 +126,7 @@ def plant_noise(ds: Dataset, h: Histories, candidates: np.ndarray, seed: int = 0
         new.append(g.permutation(np.setdiff1d(np.flatnonzero(~(has & has[h.item[a:b - 1]].any(0)).any(1) & has.any(1)), shown))[:1])
     return _set(h, [np.array([b - 1])[:len(n)] for b, n in zip(h.offsets[1:], new)], new)
 
+# %% ../nbs/82_probes.ipynb #c023
 def plant_thread(ds: Dataset, h: Histories, candidates: np.ndarray, seed: int = 0) -> tuple[Histories, np.ndarray]:
     "Every second item of each history, and the target in column 0, of one rare genre, which no other candidate has."
     table, g, rows, places, new = genre_table(ds), rng(seed), [], [], []
@@ -150,7 +152,7 @@ def plant_shift(ds: Dataset, h: Histories, candidates: np.ndarray, seed: int = 0
         rows.append(np.concatenate([second[-1:], first[-half:], neither[:C - 1 - half]]))
     return _set(h, [np.arange(a, b) for a, b in zip(h.offsets, h.offsets[1:])], new), np.array(rows)
 
-# %% ../nbs/82_probes.ipynb #c022
+# %% ../nbs/82_probes.ipynb #c026
 def cases(models: dict[str, Recommender], h: Histories, candidates: np.ndarray, seed: int = 0) -> pd.DataFrame:
     "How often each model keeps its head: a row a model and case, share of users with its interval (Wilson); for noise also HitRatio@1 `before` and `after` it."
     ds, rows = next(iter(models.values())).dataset, []
@@ -165,7 +167,7 @@ def cases(models: dict[str, Recommender], h: Histories, candidates: np.ndarray, 
             rows.append({"model": name, "case": case, "kept": k.mean(), "low": low, "high": high} | hit)
     return pd.DataFrame(rows).set_index(["case", "model"]).sort_index()
 
-# %% ../nbs/82_probes.ipynb #c026
+# %% ../nbs/82_probes.ipynb #c030
 def readable(models: dict[str, Recommender], h: Histories, candidates: np.ndarray, user: int = 0, seed: int = 0) -> pd.DataFrame:
     "One row a case, for the test user in row `user`: the last titles of the planted history, the target, and what each model names."
     ds = next(iter(models.values())).dataset

@@ -30,6 +30,8 @@ def llara(answers, candidates, titles):
 title = st.text("abAB. é", max_size=5)
 words = st.text("abAB. é\n\"", max_size=25)
 
+def lower(titles, rows): return [[titles[i].strip().lower() for i in row] for row in rows]
+
 @st.composite
 def asked(draw):
     "Titles [V], candidates [B, C] and answers [B] that often hold titles, whole or among other words."
@@ -45,7 +47,7 @@ def asked(draw):
 def test_strict_implies_lenient(case):
     titles, rows, answers = case
     a, b = (read(answers, rows, titles) for read in (strict, lenient))
-    low = [[titles[i].strip().lower() for i in row] for row in rows]
+    low = lower(titles, rows)
     for row in np.flatnonzero(a >= 0):
         assert b[row] == a[row] or low[row].count(low[row][a[row]]) > 1
         assert titles[rows[row][a[row]]].strip() == answers[row].strip().split("\n")[0].strip()
@@ -180,7 +182,7 @@ def test_perfect_answers_on_real_data(real_data, name, least, most):
     valid = {k: [] for k in read}
     for seed in range(10):
         items = uniform_candidates(split, n=19, seed=seed).items
-        low = [[titles[i].strip().lower() for i in row] for row in items]
+        low = lower(titles, items)
         twins = sum(row.count(row[0]) > 1 for row in low)
         for k, f in read.items():
             choice = f([titles[i] for i in items[:, 0]], items, titles)
