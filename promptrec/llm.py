@@ -51,7 +51,7 @@ def from_gguf(file, folder) -> Path:
     tmp = folder.with_name(f".{folder.name}.tmp")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")), _quiet():
+        with FileLock(folder.with_name(f".{folder.name}.lock")), _quiet(), torch.random.fork_rng(devices=[]):
             if folder.is_dir(): return folder
             shutil.rmtree(tmp, ignore_errors=True)  # what a killed process left
             try:

@@ -74,6 +74,11 @@ def test_gguf_is_read_once_and_exactly(tiny, monkeypatch):
     monkeypatch.setattr(llm, "_read_gguf", None)
     assert len(load_llm("tiny-llm", layers=1, data_dir=own)[0].model.layers) == 1
 
+def test_the_first_reading_draws_what_later_ones_draw(tiny):
+    _, own, _ = tiny
+    def drawn(): torch.manual_seed(0); load_llm("tiny-llm", data_dir=own); return torch.rand(1).item()
+    assert drawn() == drawn()
+
 @pytest.mark.parametrize("harm", ["cut", "empty", "text", "nan"])
 def test_broken_gguf(tiny, harm):
     model, own, cache = tiny
