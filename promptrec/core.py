@@ -83,6 +83,7 @@ def rng(seed: int, *place: int) -> np.random.Generator:
 
 def seed_everything(seed: int) -> None:
     "Seed torch on every device, and ask it for deterministic algorithms where it has them."
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it begins, and is deterministic then
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time; no result reads such memory

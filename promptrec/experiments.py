@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PRESETS', 'SPEAKERS', 'MODELS', 'pick_preset', 'Model', 'Run', 'known_parameters', 'configure', 'beside',
            'notebook_parameters', 'check_parameters', 'check_switch', 'Prepared', 'prepare', 'Result', 'check_place',
-           'validation', 'few_candidates', 'judge', 'build', 'train', 'execute', 'finished', 'restore', 'describe_run',
-           'from_words']
+           'validation', 'few_candidates', 'judge', 'build', 'fingerprint', 'train', 'execute', 'finished', 'restore',
+           'describe_run', 'from_words']
 
 # %% ../nbs/71_experiments.ipynb #c002
 import json, sys, time
@@ -34,7 +34,7 @@ from .datasets import dataset_name, load_dataset, recipe_of
 from .evaluate import evaluate, metrics
 from .fit import Loop, LoopSettings, pick_precision, this_process
 from .mibert import ABLATIONS, MiBert, MiBertSettings
-from .records import git_state, package_versions, peak_memory_mb, read_record, reset_peak_memory, write_record, record_name
+from .records import code_hash, git_state, package_versions, peak_memory_mb, read_record, reset_peak_memory, write_record, record_name
 from .recommender import Recommender
 from .sbtrec import SbtRec, SbtRecSettings
 from .split import PARTS, SPLITS, Split
@@ -263,17 +263,24 @@ def _weights(model: Recommender) -> dict:
 
 def build(run: Run, data: Prepared) -> Recommender:
     "The untrained model of a run, on this process's device."
+    torch.backends.cuda.matmul.allow_tf32 = True  # a GPU's float32, where models score: several times as fast, and finer than bf16
     model = MODELS[run.model].build(data.dataset, run.settings, run.data_dir)
     if hasattr(model, "net"): model.net.to(this_process().device)
     return model
 
 # %% ../nbs/71_experiments.ipynb #c028
+def fingerprint(run: Run, data: Prepared) -> dict:
+    "All that decides the numbers of a run, by name: only such a run goes on from its checkpoint."
+    here = this_process()
+    return {"settings": sha256(json.dumps(run.config, sort_keys=True)), "data": data.split.hash, "code": code_hash(), "packages": sha256(json.dumps(package_versions(), sort_keys=True)),
+            "device": here.device.type, "processes": here.num_processes, "threads": torch.get_num_threads()}
+
 def train(run: Run, data: Prepared, progress: bool = False) -> tuple[Recommender, pd.DataFrame, float]:
     "The fitted model of a run, its curves, and the seconds that went into them; the test part is not looked at."
     started = time.perf_counter()
     seed_everything(run.seed)
     model = build(run, data)
-    loop = run.loop and Loop(run.loop, run.folder, run.resume, sha256(json.dumps(run.config, sort_keys=True), data.split.hash), progress)
+    loop = run.loop and Loop(run.loop, run.folder, run.resume, fingerprint(run, data), progress)
     curves = model.fit(data.split, loop, validation(model, data, "valid" in MODELS[run.model].full or run.monitor.startswith("full ")))
     return model, curves, time.perf_counter() - started + (loop.earlier if loop else 0.)
 
@@ -289,6 +296,7 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
         model.save(run.folder)
         for part, c in data.candidates.items(): save_candidates(c, data.split, part, Path(run.out_dir)/"candidates")
         write_record(describe_run(run, data, model, curves, ranks, seconds + time.perf_counter() - started, code), ranks, run.out_dir)
+        for checkpoint in run.folder.rglob("checkpoint.pt"): checkpoint.unlink()  # nothing is left to resume
     state.wait_for_everyone()
     path = Path(run.out_dir)/f"{run.name}.json"
     return Result(read_record(path), path, ranks, curves, model)

@@ -96,7 +96,7 @@ class LoopState:
     wall: float = 0.0
 
 # %% ../nbs/60_fit.ipynb #c017
-def save_state(path: Path, state: LoopState, model: nn.Module, optimizer, fingerprint: str) -> None:
+def save_state(path: Path, state: LoopState, model: nn.Module, optimizer, fingerprint: dict) -> None:
     "Write everything to `path`, atomically."
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     with atomic_path(path) as tmp:
@@ -105,12 +105,13 @@ def save_state(path: Path, state: LoopState, model: nn.Module, optimizer, finger
                         "rng": torch.get_rng_state(), "cuda_rng": cuda, "fingerprint": fingerprint}, tmp)
         except RuntimeError as e: raise OSError(str(e).splitlines()[0]) from e
 
-def load_state(path: Path, model: nn.Module, optimizer, fingerprint: str) -> LoopState:
-    "Restore model, optimizer and random state from `path`; raises if it belongs to another configuration."
+def load_state(path: Path, model: nn.Module, optimizer, fingerprint: dict) -> LoopState:
+    "Restore model, optimizer and random state from `path`; raises if it was begun with another fingerprint, naming what differs."
     try: saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e: raise PromptrecError(f"{path} is no readable checkpoint ({e}). Delete it, or run without resume.") from e
-    if saved["fingerprint"] != fingerprint:
-        raise PromptrecError(f"{path} belongs to another configuration or other data. Resume with the same parameters, or run without resume.")
+    begun = saved["fingerprint"]
+    if other := [k for k in begun | fingerprint if begun.get(k) != fingerprint.get(k)]:
+        raise PromptrecError(f"{path} was begun with other {', '.join(other)}. Resume as it was begun, or delete it to begin again.")
     model.load_state_dict(saved["model"]); optimizer.load_state_dict(saved["optimizer"])
     torch.set_rng_state(saved["rng"])
     if saved["cuda_rng"] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(saved["cuda_rng"])
@@ -168,10 +169,10 @@ def enough_memory(batch_size: int):
 
 # %% ../nbs/60_fit.ipynb #c023
 class Loop:
-    """Trains a module. With a `folder` it keeps `checkpoint.pt` there after every epoch and on interruption, and `resume=True`
-    goes on from it (from the start if there is none yet); `earlier` are the seconds that had gone into it. `fingerprint` names the configuration and data the checkpoint belongs to."""
-    def __init__(self, settings: LoopSettings, folder=None, resume: bool = False, fingerprint: str = "", progress: bool = False):
-        self.settings, self.resume, self.fingerprint, self.progress = settings, resume, fingerprint, progress
+    """Trains a module. With a `folder` it keeps `checkpoint.pt` there after every epoch and on interruption (of several processes: after epochs alone), and
+    `resume=True` goes on from it (from the start if there is none yet; without `resume` an old one is deleted); `earlier` are the seconds that had gone into it. `fingerprint` holds what a run must share with its checkpoint, by name."""
+    def __init__(self, settings: LoopSettings, folder=None, resume: bool = False, fingerprint: dict = None, progress: bool = False):
+        self.settings, self.resume, self.fingerprint, self.progress = settings, resume, fingerprint or {}, progress
         self.checkpoint, self.earlier = Path(folder)/"checkpoint.pt" if folder is not None else None, 0.0
 
     def run(self, model: nn.Module, batches: Batches, groups: list[dict], validate: Callable[[], dict] = None) -> pd.DataFrame:
@@ -183,8 +184,9 @@ class Loop:
         optimizer = torch.optim.AdamW([{**g, "base": g["lr"]} for g in groups], lr=s.lr, weight_decay=s.weight_decay, fused=True)
         seed_everything(s.seed + acc.process_index)
         state = LoopState(sums={}, curves=[])
-        if self.checkpoint and self.resume and self.checkpoint.exists():
-            state = load_state(self.checkpoint, model, optimizer, self.fingerprint)
+        if self.checkpoint and self.checkpoint.exists():
+            if self.resume: state = load_state(self.checkpoint, model, optimizer, self.fingerprint)
+            elif acc.is_main_process: self.checkpoint.unlink()
         self.earlier, self.started = state.wall, time.perf_counter()
         wrapped, optimizer = acc.prepare(model.to(acc.device), optimizer)
         with _noted_signals() as stop, enough_memory(s.batch_size):
@@ -201,6 +203,7 @@ class Loop:
         s, plan = self.settings, batches.plan(state.epoch)
         started = time.perf_counter() - state.seconds
         wrapped.train()
+        if acc.num_processes > 1: torch.manual_seed(int(rng(s.seed, 2, state.epoch, acc.process_index).integers(2**62)))  # a checkpoint has one process's state alone
         bar = tqdm(total=len(plan), initial=state.step, desc=f"epoch {state.epoch + 1}/{s.epochs}", mininterval=5.0,
                    disable=not self.progress or not acc.is_main_process)
         for step in range(state.step, len(plan)):
@@ -213,11 +216,12 @@ class Loop:
             if s.clip: acc.clip_grad_norm_(wrapped.parameters(), s.clip)
             optimizer.step(); optimizer.zero_grad()
             for k, v in {"loss": loss, **logs}.items(): state.sums[k] = state.sums.get(k, 0.) + v.detach().double()
-            state.step, state.seconds = step + 1, time.perf_counter() - started
-            if step % 10 == 0 or step + 1 == len(plan) or stop: check_loss(state, optimizer)
+            state.step = step + 1
+            if step % 10 == 0 or state.step == len(plan) or stop: check_loss(state, optimizer)
+            state.seconds = time.perf_counter() - started
             bar.update()
             if stop:
-                self._save(acc, state, model, optimizer)
+                if acc.num_processes == 1: self._save(acc, state, model, optimizer)
                 self._interrupted(stop)
         bar.close()
 

@@ -22,7 +22,8 @@ class ShortTerm(nn.Module):
 
     def forward(self, Z: torch.Tensor, row: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         "`Z` [B, L, d] and the positions to read, `t` [P] in prompts `row` [P], to their short-term states [P, d]."
-        G, _ = self.gru(Z[:, :int(t.max()) + 1])
+        Z = Z[:, :int(t.max()) + 1]
+        with torch.autocast("cuda", enabled=False): G, _ = self.gru(Z.float() if Z.is_cuda else Z)  # autocast makes a GPU's GRU float16, even where bf16 is asked for
         back = t[:, None] - torch.arange(self.r, device=t.device)
         near = G[row[:, None], back.clamp(min=0)]
         g = near[:, 0]

@@ -23,7 +23,7 @@ from .aligner import Aligner
 from .baselines.sasrec import SasRec, SasRecSettings
 from .baselines.sequences import SequenceBatches, padded
 from .candidates import uniform_candidates, untouched
-from .core import Dataset, PromptrecError, check_least, check_name, rng
+from .core import Dataset, PromptrecError, check_least, check_name, rng, sha256
 from .decode import constrained, generate, score_titles
 from .fit import Loop, bucketed, groups_of
 from .hybrid import BEHAVIOURS, HybridPrompts, batch, place
@@ -283,6 +283,7 @@ class SbtRec(SbtSpeaker):
         batches = PromptBatches(split, self.prompts, self.text, self.settings, s.batch_size, s.epochs, s.seed)
         if self.encoder:
             train_encoder(self.encoder, split, loop, self.settings.encoder_epochs)
+            loop.fingerprint |= {"encoder": sha256(*(v.cpu().numpy() for v in self.encoder.net.state_dict().values()))}
             z = self.states(batches.histories(np.arange(len(batches))))
             start(self.net.quantizer, self.net.aligner, self.net.words.weight, z, s.seed)
             z = z.cpu()

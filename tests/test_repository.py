@@ -47,5 +47,5 @@ def test_notebooks_are_executed_and_quiet(root):
         code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
         text = json.dumps([c.get("outputs", []) for c in code])
         assert any(c.get("outputs") for c in code), f"{path.name}: no cell has an output"
-        for bad in ('"stderr"', "Warning", "/work/", "/tmp/", "/root/", "/home/", '"output_type": "error"'):
+        for bad in ('"stderr"', "widget-view", "Warning", "/work/", "/tmp/", "/root/", "/home/", '"output_type": "error"'):
             assert bad not in text, f"{path.name}: an output holds {bad}"

@@ -2,7 +2,7 @@
 import os, signal, subprocess, sys, time
 from pathlib import Path
 
-import nbformat, pandas as pd, pytest
+import nbformat, pandas as pd, psutil, pytest
 
 from promptrec.records import read_record
 
@@ -107,10 +107,25 @@ def test_ml_1m_prompts_are_those_of_table_3(papermill, tmp_path, real_data):
     assert "nothing is trained" in text and not (tmp_path/"runs").exists()
 
 
-def test_two_processes_share_a_run(own, tmp_path):
-    words = dict(dataset=own, model="sasrec", preset="tiny", candidates="uniform-5", epochs=2, batch_size=8, out_dir=tmp_path/"runs")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m", "promptrec.experiments", *(f"{k}={v}" for k, v in words.items())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
-    assert done.returncode == 0, done.stderr[-3000:]
-    [record] = records(tmp_path/"runs")
-    assert record["device"]["devices"] == 2 and len(record["curves"]) == 2 and done.stdout.count(".json") == 1
+def two_processes(out_dir, **words):
+    "Start a run that two processes share."
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m", "promptrec.experiments", *(f"{k}={v}" for k, v in words.items()), f"out_dir={out_dir}"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
+
+
+def test_two_processes_share_a_run_and_its_resumption(own, tmp_path):
+    words = dict(dataset=own, model="sasrec", preset="tiny", candidates="uniform-5", epochs=40, patience=40, batch_size=8)
+    whole, killed = two_processes(tmp_path/"whole", **words), two_processes(tmp_path/"killed", **words)
+    while killed.poll() is None and not list((tmp_path/"killed").rglob("checkpoint.pt")): time.sleep(.01)
+    for process in [*psutil.Process(killed.pid).children(recursive=True), killed]: process.kill()
+    killed.communicate()
+    assert list((tmp_path/"killed").rglob("checkpoint.pt")) and not records(tmp_path/"killed")
+    resumed = two_processes(tmp_path/"killed", resume="true", **words)
+    for process in (whole, resumed):
+        said, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-3000:]
+        assert said.count(".json") == 1
+    [one], [other] = records(tmp_path/"whole"), records(tmp_path/"killed")
+    assert one["device"]["devices"] == 2 and len(one["curves"]) == 40 and one["metrics"] == other["metrics"]
+    assert [c["loss"] for c in one["curves"]] == [c["loss"] for c in other["curves"]]
+    assert not list(tmp_path.rglob("checkpoint.pt"))

@@ -58,7 +58,8 @@ class Gru4RecNet(nn.Module):
     def states(self, items: torch.Tensor) -> torch.Tensor:
         "States [B, L, d] of histories [B, L], padded on the right."
         x = F.dropout(self.items(items), self.s.dropout_embed, self.training)
-        return F.dropout(self.gru(x)[0], self.s.dropout, self.training)
+        with torch.autocast("cuda", enabled=False): x = self.gru(x.float())[0]  # autocast makes a GPU's GRU float16, even where bf16 is asked for
+        return F.dropout(x, self.s.dropout, self.training)
 
     def last(self, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         "The state after each history [B, d]."

@@ -301,7 +301,7 @@ class P5(Recommender):
         "Histories cut to the budget, of similar length, so many at a time that `each` nodes of all have at most `cells` logits: which they are, and the network's memory of them."
         self.net.eval()
         h, table = cut(self.prompts, histories), self.net.words.weight
-        cells = cells or (2**24 if table.device.type == "cpu" else 2**28)
+        cells = cells or (2**24 if table.device.type == "cpu" else 2**26)  # the keys and values kept for a node are some times its logits
         order, size = np.argsort(h.lengths, kind="stable"), max(1, cells//(each*len(table)))
         for a in range(0, len(order), size):
             batch = self.prompts.batch(h[order[a:a + size]])
