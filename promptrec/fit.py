@@ -182,7 +182,7 @@ class Loop:
         AcceleratorState._reset_state()
         acc = Accelerator(mixed_precision=pick_precision(s.precision), kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
         optimizer = torch.optim.AdamW([{**g, "base": g["lr"]} for g in groups], lr=s.lr, weight_decay=s.weight_decay, fused=True)
-        seed_everything(s.seed + acc.process_index)
+        seed_everything(s.seed)
         state = LoopState(sums={}, curves=[])
         if self.checkpoint and self.checkpoint.exists():
             if self.resume: state = load_state(self.checkpoint, model, optimizer, self.fingerprint)
@@ -203,7 +203,7 @@ class Loop:
         s, plan = self.settings, batches.plan(state.epoch)
         started = time.perf_counter() - state.seconds
         wrapped.train()
-        if acc.num_processes > 1: torch.manual_seed(int(rng(s.seed, 2, state.epoch, acc.process_index).integers(2**62)))  # a checkpoint has one process's state alone
+        if acc.num_processes > 1: torch.manual_seed(int(rng(s.seed, 2, state.epoch, acc.process_index).integers(2**62)))  # each its own; a checkpoint has one's state alone
         bar = tqdm(total=len(plan), initial=state.step, desc=f"epoch {state.epoch + 1}/{s.epochs}", mininterval=5.0,
                    disable=not self.progress or not acc.is_main_process)
         for step in range(state.step, len(plan)):
