@@ -56,7 +56,7 @@ def _full_ranks(scores: np.ndarray, past: Histories, target: np.ndarray) -> np.n
     return ranks_of(scores, target)
 
 # %% ../nbs/61_evaluate.ipynb #c017
-CELLS = 20_000_000  # users x items scored at once
+CELLS = 4_000_000  # users x items scored at once: few enough for memory to be used again, not asked for anew
 
 def evaluate(
     model: Recommender,
