@@ -71,12 +71,13 @@ class Gru4RecNet(nn.Module):
         d, g, order = self.s.d, self.gru, lengths.argsort()
         twice = torch.ones_like(g.bias_hh_l0).index_fill(0, torch.arange(2*d, 3*d), 2.)  # tanh(x) = 2 sigmoid(2x) - 1
         gates = F.linear(self.items.weight, g.weight_ih_l0, g.bias_ih_l0)*twice
-        U, c = 2*g.weight_hh_l0.T*twice, (g.bias_hh_l0 - g.weight_hh_l0.sum(1))*twice    # of h = (state + 1)/2
+        U, c = (2*g.weight_hh_l0.T*twice).split(2*d, 1), ((g.bias_hh_l0 - g.weight_hh_l0.sum(1))*twice).split(2*d)    # of h = (state + 1)/2
+        gates[:, :2*d] += c[0]
         h, ended = gates.new_full((len(items), d), .5), torch.searchsorted(lengths[order], torch.arange(items.shape[1]), right=True)
         for item, k in zip(items[order].T, ended.tolist()):
-            x, y = F.embedding(item[k:], gates), torch.addmm(c, h[k:], U)
-            r, z = x[:, :2*d].add_(y[:, :2*d]).sigmoid_().chunk(2, 1)
-            h[k:] = torch.addcmul(x[:, 2*d:], r, y[:, 2*d:]).sigmoid_().lerp_(h[k:], z)
+            rz, n = F.embedding(item[k:], gates).split(2*d, 1)
+            r, z = rz.addmm_(h[k:], U[0]).sigmoid_().chunk(2, 1)
+            h[k:] = n.addcmul_(r, torch.addmm(c[1], h[k:], U[1])).sigmoid_().lerp_(h[k:], z)
         return 2*h[order.argsort()] - 1
 
     def forward(self, batch: dict) -> tuple[torch.Tensor, dict]:
@@ -89,7 +90,7 @@ class Gru4RecNet(nn.Module):
 # %% ../../nbs/52_baselines.gru4rec.ipynb #c013
 class Gru4Rec(SequenceRecommender):
     "GRU4Rec behind the `Recommender` protocol."
-    cells = 65_536
+    cells = 131_072
 
     def __init__(self, dataset: Dataset, settings: Gru4RecSettings = Gru4RecSettings(), data_dir=None):
         check_name("loss", settings.loss, (*LOSSES, "bpr-max"))

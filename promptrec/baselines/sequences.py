@@ -165,7 +165,7 @@ class ItemTable(nn.Module):
 
     def forward(self, items: torch.Tensor) -> torch.Tensor: return F.embedding(items, self.weight)
 
-    def scores(self, h: torch.Tensor) -> torch.Tensor: "Of all items [..., V] for states [..., d]."; return h @ self.weight[:self.n_items].T.to(h.dtype) + self.bias
+    def scores(self, h: torch.Tensor) -> torch.Tensor: "Of all items [..., V] for states [..., d]."; return F.linear(h, self.weight[:self.n_items].to(h.dtype), self.bias.to(h.dtype))
 
     def scores_of(self, h: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         "Of `items` [P] or [P, k], each row's own, or [1, k], the same for all rows, for states `h` [P, d]: float32."
