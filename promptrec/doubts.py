@@ -102,8 +102,8 @@ def text_rows() -> list[dict]:
     for claim in CLAIMS:
         for r in printed_differences(claim).to_dict("records"):
             base = {"what": claim.text, "where": f"{claim.where}; {', '.join(claim.tables)}", "printed": f"{r['data set']} {r['metric']}: {r['better']} {r['difference']:+.4g} against {r['other']}"}
-            if r["difference"] <= 0 and not claim.most: rows.append(base | {"to be expected": "above zero", "finding": "contradiction"})
-            elif 0 < r["difference"] < r["smallest"] and base["printed"] not in seen:
+            if not r["so"] and not claim.most: rows.append(base | {"to be expected": f"at most {claim.level:.0%} below" if claim.level else "above zero", "finding": "contradiction"})
+            elif not claim.level and 0 < r["difference"] < r["smallest"] and base["printed"] not in seen:
                 seen.add(base["printed"])
                 rows.append(base | {"to be expected": f"{r['smallest']:.4f} to be seen on {r['users']:,} users, if hits correlate by {CORRELATION}", "finding": "too small to show"})
     return rows

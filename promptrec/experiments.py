@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'SPEAKERS', 'MODELS', 'pick_preset', 'Model', 'Run', 'known_parameters', 'configure', 'beside',
-           'notebook_parameters', 'check_parameters', 'check_switch', 'Prepared', 'prepare', 'Result', 'check_place',
-           'validation', 'few_candidates', 'judge', 'build', 'fingerprint', 'train', 'execute', 'finished', 'restore',
-           'describe_run', 'from_words']
+           'notebook_parameters', 'check_parameters', 'check_switch', 'Prepared', 'split_of', 'prepare', 'Result',
+           'check_place', 'validation', 'few_candidates', 'judge', 'build', 'fingerprint', 'train', 'execute',
+           'finished', 'restore', 'describe_run', 'from_words']
 
 # %% ../nbs/71_experiments.ipynb #c002
 import json, sys, time
@@ -43,7 +43,7 @@ from .stats import bootstrap
 # %% ../nbs/71_experiments.ipynb #c005
 PRESETS = ("paper", "quick", "tiny")
 _CLOZE = {"cloze": 0.5, "lr": 5e-4, "title_lr": 1e-3, "schedule": "linear", "warmup": 0.05}
-_PROMPTS = {"paper": {"epochs": 20},
+_PROMPTS = {"paper": {"epochs": 100, "patience": 5},
             "quick": {**_CLOZE, "layers": 1, "max_tokens": 128, "batch_size": 32, "epochs": 3},
             "tiny": {**_CLOZE, "layers": 1, "max_tokens": 64, "windows": 1, "batch_size": 64, "epochs": 1}}
 _ITEMS = {"lr": 1e-3, "weight_decay": 0.0, "batch_size": 128, "clip": 0.0}
@@ -54,12 +54,12 @@ _PREFIXES = {"quick": {"batch_size": 128, "epochs": 20, "patience": 5}}
 _CLOZED = _SEQUENCES | {"paper": {**_ITEMS, "batch_size": 64, "epochs": 300, "patience": 50}}
 _WINDOWS = {"paper": {**_ITEMS, "batch_size": 512, "epochs": 50, "patience": 5}, "quick": {**_ITEMS, "batch_size": 512, "epochs": 10},
             "tiny": {**_ITEMS, "batch_size": 8192, "epochs": 1}}
-_T5 = {"paper": {"epochs": 20},
+_T5 = {"paper": {"lr": 1e-3, "schedule": "linear", "warmup": 0.05, "batch_size": 32, "epochs": 10, "patience": 10},
        "quick": {"layers": 2, "d": 128, "heads": 4, "ff": 256, "max_tokens": 128, "batch_size": 32, "epochs": 5, "lr": 1e-3},
        "tiny": {"layers": 1, "d": 32, "heads": 2, "ff": 64, "max_tokens": 96, "windows": 1, "batch_size": 64, "epochs": 1, "lr": 1e-3}}
 
 _LORA = {"lr": 5e-4, "weight_decay": 0.0, "schedule": "cosine", "warmup": 0.05}
-_SPEAKERS = {"paper": {**_LORA, "epochs": 5, "batch_size": 64},
+_SPEAKERS = {"paper": {**_LORA, "epochs": 5, "patience": 5, "batch_size": 64},
              "quick": {**_LORA, "layers": 4, "examples": 500, "epochs": 4, "batch_size": 8, "lr": 1e-3, "dropout": 0.0, "max_tokens": 512, "encoder_epochs": 6},
              "tiny": {**_LORA, "layers": 1, "examples": 64, "epochs": 1, "batch_size": 16, "max_tokens": 512, "encoder_epochs": 1}}
 
@@ -213,12 +213,16 @@ class Prepared:
     split: Split
     candidates: dict[str, Candidates]
 
-def prepare(run: Run) -> Prepared:
-    "Read, filter, split, and draw the candidates: the same for every model and every seed of a data set."
+def split_of(run: Run) -> Split:
+    "Read, filter and split the data of a run."
     ds = load_dataset(run.dataset, run.data_dir, run.words)
     times = {k: getattr(run, k) for k in ("t1", "t2")} if run.split == "time" else {}
-    split = replace(SPLITS[run.split](ds, **times), longest=run.longest)
-    return Prepared(ds, split, draw_candidates(split, run.candidates))
+    return replace(SPLITS[run.split](ds, **times), longest=run.longest)
+
+def prepare(run: Run) -> Prepared:
+    "Read, filter, split, and draw the candidates: the same for every model and every seed of a data set."
+    split = split_of(run)
+    return Prepared(split.dataset, split, draw_candidates(split, run.candidates))
 
 # %% ../nbs/71_experiments.ipynb #c026
 @dataclass(frozen=True, eq=False)

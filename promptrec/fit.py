@@ -145,16 +145,17 @@ def check_loss(state: LoopState, optimizer) -> None:
                              f"{optimizer.param_groups[0]['lr']:.2g}). Use a smaller learning rate or clip, or precision='no'.")
 
 # %% ../nbs/60_fit.ipynb #c021
-def end_epoch(state: LoopState, model: nn.Module, validate: Callable | None, monitor: str, show: bool) -> None:
-    "Validate, note the curves, keep the best weights, and turn `state` to the next epoch."
+def end_epoch(state: LoopState, model: nn.Module, validate: Callable | None, monitor: str, show: bool, keep_from: int = 1) -> None:
+    "Validate, note the curves, keep the best weights (from epoch `keep_from` on), and turn `state` to the next epoch."
     n = max(1, state.step)
     row = {"epoch": state.epoch + 1, **{k: (v/n).tolist() if torch.is_tensor(v) else v/n for k, v in state.sums.items()}, "seconds": state.seconds}
+    if next(model.parameters()).is_cuda: row["peak MiB"] = torch.cuda.max_memory_allocated()/2**20  # of this epoch's training
     model.eval()
     if validate: row.update(validate())
     value = row[check_name("metric to monitor", monitor, row)] if validate else state.epoch
     state.curves.append(row)
     state.epoch, state.step, state.seconds, state.sums = state.epoch + 1, 0, 0.0, {}
-    if value > state.best:
+    if state.epoch >= keep_from and value > state.best:
         state.best, state.best_epoch = float(value), state.epoch
         state.best_weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
     if show: print("  ".join(f"{k} {v:.4g}" for k, v in row.items() if np.isscalar(v)))
@@ -175,9 +176,9 @@ class Loop:
         self.settings, self.resume, self.fingerprint, self.progress = settings, resume, fingerprint or {}, progress
         self.checkpoint, self.earlier = Path(folder)/"checkpoint.pt" if folder is not None else None, 0.0
 
-    def run(self, model: nn.Module, batches: Batches, groups: list[dict], validate: Callable[[], dict] = None) -> pd.DataFrame:
-        """Train, keep the weights that were best on `validate()[settings.monitor]` (the last ones without `validate`), and
-        return one row an epoch. Raises `PromptrecError` if the loss is not finite, `KeyboardInterrupt` when interrupted, after saving."""
+    def run(self, model: nn.Module, batches: Batches, groups: list[dict], validate: Callable[[], dict] = None, keep_from: int = 1) -> pd.DataFrame:
+        """Train, keep the weights that were best on `validate()[settings.monitor]` (the last ones without `validate`) after epoch `keep_from` (from 1) or a later one, and
+        return one row an epoch; on a GPU with `peak MiB`, the most memory while the epoch was trained. Patience begins with that epoch too. Raises `PromptrecError` if the loss is not finite, `KeyboardInterrupt` when interrupted, after saving."""
         s = self.settings
         AcceleratorState._reset_state()
         acc = Accelerator(mixed_precision=pick_precision(s.precision), kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
@@ -190,9 +191,9 @@ class Loop:
         self.earlier, self.started = state.wall, time.perf_counter()
         wrapped, optimizer = acc.prepare(model.to(acc.device), optimizer)
         with _noted_signals() as stop, enough_memory(s.batch_size):
-            while state.epoch < s.epochs and state.epoch - state.best_epoch < max(1, s.patience):
+            while state.epoch < s.epochs and state.epoch - max(state.best_epoch, keep_from - 1) < max(1, s.patience):
                 self._epoch(acc, wrapped, optimizer, batches, state, stop, model)
-                end_epoch(state, model, validate, s.monitor, self.progress and acc.is_main_process)
+                end_epoch(state, model, validate, s.monitor, self.progress and acc.is_main_process, keep_from)
                 self._save(acc, state, model, optimizer)
                 if stop: self._interrupted(stop)
         if state.best_weights is not None: model.load_state_dict(state.best_weights)
@@ -203,6 +204,7 @@ class Loop:
         s, plan = self.settings, batches.plan(state.epoch)
         started = time.perf_counter() - state.seconds
         wrapped.train()
+        if acc.device.type == "cuda": torch.cuda.reset_peak_memory_stats()  # so a record's own figure is that of the last epoch and what came after
         if acc.num_processes > 1: torch.manual_seed(int(rng(s.seed, 2, state.epoch, acc.process_index).integers(2**62)))  # each its own; a checkpoint has one's state alone
         bar = tqdm(total=len(plan), initial=state.step, desc=f"epoch {state.epoch + 1}/{s.epochs}", mininterval=5.0,
                    disable=not self.progress or not acc.is_main_process)

@@ -17,11 +17,12 @@ from .core import PromptrecError, rng
 @torch.no_grad()
 def nearest(r: torch.Tensor, codes: torch.Tensor, cells: int = 2**23) -> tuple[torch.Tensor, torch.Tensor]:
     "Which of `codes` [K, d] is nearest to each of `r` [N, d], int64 [N], and its squared distance, float32 [N]; some `cells` distances at once."
-    codes, found = codes.float(), []
+    kind, found = torch.float64 if r.is_cuda else torch.float32, []
+    codes = codes.to(kind)
     with torch.autocast(r.device.type, enabled=False):
-        for x in r.float().split(max(1, cells//len(codes))):
+        for x in r.to(kind).split(max(1, cells//len(codes))):
             low = torch.addmm(codes.pow(2).sum(1), x, codes.T, alpha=-2).min(1)
-            found.append((low.indices, (low.values + x.pow(2).sum(1)).clamp(min=0)))
+            found.append((low.indices, (low.values + x.pow(2).sum(1)).clamp(min=0).float()))
     return torch.cat([i for i, _ in found]), torch.cat([away for _, away in found])
 
 # %% ../nbs/40_quantize.ipynb #c008

@@ -107,7 +107,8 @@ class SbtNet(nn.Module):
     @torch.no_grad()
     def states(self, x: dict) -> torch.Tensor:
         "What the encoder says: the state after each history [B, d], or the embedding of each item that has a mark [n, d]."
-        return self.encoder.last(x["history"], x["lengths"]) if self.s.behaviour == "sequence" else self.encoder.items(x["items"])
+        with torch.autocast("cuda", enabled=False):  # in training as where it scores: codes that lie close must not change places
+            return self.encoder.last(x["history"], x["lengths"]) if self.s.behaviour == "sequence" else self.encoder.items(x["items"])
 
     def tokens(self, z: torch.Tensor) -> torch.Tensor:
         "Behaviour tokens [n, D] for states [n, d]."
@@ -151,6 +152,9 @@ class PromptBatches:
         self.size = total[self.stop - 1] - total[self.stop - self.lengths]  # tokens of the history
 
     def __len__(self) -> int: return len(self.stop)
+
+    @property
+    def keep_from(self) -> int: "The first epoch (from 1) whose weights may be kept: with stages, the first that ends in the second half."; return 1 if self.s.stages == "one" else self.epochs//2 + 1
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         g = rng(self.seed, 0, epoch)
@@ -288,7 +292,7 @@ class SbtRec(SbtSpeaker):
             start(self.net.quantizer, self.net.aligner, self.net.words.weight, z, s.seed)
             z = z.cpu()
         used = lambda: {} if self.net.quantizer is None else {f"used {l}": int(n) for l, n in self.net.quantizer.report(z.to(self.net.words.weight.device))["used"].items()}
-        return loop.run(self.net, batches, self.groups(s.lr, s.weight_decay), validate and (lambda: {"valid loss": self.loss(split)} | validate() | used()))
+        return loop.run(self.net, batches, self.groups(s.lr, s.weight_decay), validate and (lambda: {"valid loss": self.loss(split)} | validate() | used()), batches.keep_from)
 
     def groups(self, lr: float, weight_decay: float) -> list[dict]:
         "Parameter groups for `Loop`; codebooks do not decay, or codes that no batch chose would shrink."

@@ -11,6 +11,8 @@ from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
+from scipy import stats
+from scipy.optimize import brentq
 
 from .core import PromptrecError, check_name, rng
 from .evaluate import gains
@@ -89,15 +91,29 @@ def _z(level: float, power: float) -> float:
         if not 0 < x < 1: raise PromptrecError(f"{name}={x!r} must be between 0 and 1.")
     return NormalDist().inv_cdf(1 - level/2) + NormalDist().inv_cdf(power)
 
+# %% ../nbs/62_stats.ipynb #c022
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "mrr")
 
-def _worth(ranks: np.ndarray, keys) -> pd.DataFrame:
-    "What each user's rank is worth, one row a user; the mean over seeds where there are several."
+def _worth(ranks: np.ndarray, keys) -> dict[str, np.ndarray]:
+    "What each user's rank is worth by each metric: [S, U]."
     r = np.atleast_2d(check_ranks(ranks))
     worth = gains(r.ravel(), sorted({int(n) for n in (k.partition("@")[2] for k in keys) if n.isdecimal()}))
     for k in keys: check_name("metric", k, worth)
-    return pd.DataFrame({k: worth[k].to_numpy().reshape(r.shape).mean(0) for k in keys})
+    return {k: worth[k].to_numpy().reshape(r.shape) for k in keys}
 
+def _mean_squares(y: np.ndarray) -> tuple:
+    "Of the seeds, the users and the rest in `y` [S, U]."
+    (S, U), mean = y.shape, y.mean()
+    a, b = y.mean(1, keepdims=True) - mean, y.mean(0, keepdims=True) - mean
+    return U*(a**2).sum()/(S - 1), S*(b**2).sum()/(U - 1), ((y - mean - a - b)**2).sum()/((S - 1)*(U - 1))
+
+def _seed_variance(y: np.ndarray) -> float:
+    "What the seeds add to the variance of the mean of `y` [S, U]; 0 of one seed, which cannot tell."
+    if len(y) < 2: return 0.
+    Ma, _, Me = _mean_squares(y)
+    return max(0., Ma - Me)/y.size
+
+# %% ../nbs/62_stats.ipynb #c023
 def compare(
     a: np.ndarray,        # ranks of one model [U], or of its seeds [S, U]
     b: np.ndarray,        # ranks of the other, of the same users in the same order
@@ -106,17 +122,28 @@ def compare(
     level: float = 0.95,  # of the interval
     seed: int = 0,
 ) -> pd.DataFrame:
-    "One row a metric: mean `difference` a - b, its bootstrap interval `low`, `high`, sign-flip `p`, and the `smallest` difference to be seen in 80% of such tests."
+    """One row a metric: mean `difference` a - b, its interval `low`, `high`, its `p`, and the `smallest` difference to be seen in 80% of such tests: bootstrap and sign flips over users,
+    wider by what the seeds add where there are several."""
     A, B = _worth(a, keys), _worth(b, keys)
-    if len(A) != len(B): raise PromptrecError(f"{len(A)} users against {len(B)}: both models must have judged the same users (see same_users).")
-    if len(A) < 2: raise PromptrecError("A comparison needs two users at least.")
-    rows = {}
-    for k, d in (A - B).items():
-        low, high = paired_interval(d.to_numpy(), n, level, seed)
-        rows[k] = {"difference": d.mean(), "low": low, "high": high, "p": sign_flip(d.to_numpy(), n, seed), "smallest": smallest_difference(d.to_numpy())}
-    return pd.DataFrame(rows).T
+    users = [next(iter(x.values())).shape[1] for x in (A, B)]
+    if users[0] != users[1]: raise PromptrecError(f"{users[0]} users against {users[1]}: both models must have judged the same users (see same_users).")
+    if users[0] < 2: raise PromptrecError("A comparison needs two users at least.")
+    return pd.DataFrame({k: _compared(A[k], B[k], n, level, seed) for k in keys}).T
 
-# %% ../nbs/62_stats.ipynb #c033
+def _compared(a: np.ndarray, b: np.ndarray, n: int, level: float, seed: int) -> dict:
+    "A row of `compare`, of worths [S, U] and [R, U]."
+    d = a.mean(0) - b.mean(0)
+    (low, high), p, m = paired_interval(d, n, level, seed), sign_flip(d, n, seed), d.mean()
+    users, parts = d.var(ddof=1)/len(d), [(v, len(y) - 1) for y in (a, b) if (v := _seed_variance(y))]
+    if seeds := sum(v for v, _ in parts):
+        freedom = seeds**2/sum(v**2/f for v, f in parts)
+        arm = lambda p: np.hypot(stats.norm.isf(p/2)*users**.5, stats.t.isf(p/2, freedom)*seeds**.5)
+        margin = stats.t.isf((1 - level)/2, freedom)*seeds**.5
+        low, high = m - np.hypot(m - low, margin), m + np.hypot(high - m, margin)
+        p = max(p, brentq(lambda p: arm(p) - abs(m), 1e-9, 1) if abs(m) < arm(1e-9) else 0.)
+    return {"difference": m, "low": low, "high": high, "p": p, "smallest": _z(1 - level, .8)*(users + seeds)**.5}
+
+# %% ../nbs/62_stats.ipynb #c035
 def holm(p) -> np.ndarray:
     "P values [m] adjusted so that the chance of any false alarm among them is that of one test."
     p = np.asarray(p, float)
@@ -126,7 +153,7 @@ def holm(p) -> np.ndarray:
     out[order] = np.maximum.accumulate(np.minimum(1, p[order]*np.arange(len(p), 0, -1)))
     return out
 
-# %% ../nbs/62_stats.ipynb #c036
+# %% ../nbs/62_stats.ipynb #c038
 def compare_all(
     ranks: dict,           # model -> ranks table from `evaluate`, or a list of them, one a seed
     against: str,          # the model that the others are compared with
@@ -144,16 +171,14 @@ def compare_all(
     table = pd.concat(out, names=["model", "metric"]).reset_index()
     return table.assign(holm=holm(table["p"]))
 
-# %% ../nbs/62_stats.ipynb #c040
+# %% ../nbs/62_stats.ipynb #c042
 def seed_spread(y: np.ndarray) -> dict:
     "Mean of `y` [seeds, users], its standard errors, and the variance of seed, user and rest (two-way random effects, one value a cell)."
     y = np.asarray(y, float)
     if y.ndim != 2 or min(y.shape) < 2: raise PromptrecError(f"Values have the shape {y.shape}: the spread between seeds needs [seeds, users], two of each at least.")
     if not np.isfinite(y).all(): raise PromptrecError(f"{(~np.isfinite(y)).sum()} values are missing.")
-    (S, U), mean = y.shape, y.mean()
-    a, b = y.mean(1, keepdims=True) - mean, y.mean(0, keepdims=True) - mean
-    Ma, Mb, Me = U*(a**2).sum()/(S - 1), S*(b**2).sum()/(U - 1), ((y - mean - a - b)**2).sum()/((S - 1)*(U - 1))
-    return {"mean": mean, "between seeds": (Ma/U)**.5, "error, seeds": (Ma/(U*S))**.5, "error, users": (Mb/(U*S))**.5,
+    (S, U), (Ma, Mb, Me) = y.shape, _mean_squares(y)
+    return {"mean": y.mean(), "between seeds": (Ma/U)**.5, "error, seeds": (Ma/(U*S))**.5, "error, users": (Mb/(U*S))**.5,
             "error": max(0, Ma + Mb - Me)**.5/(U*S)**.5, "seed": max(0, Ma - Me)/U, "user": max(0, Mb - Me)/S, "rest": Me}
 
 def spread_of_ranks(ranks: np.ndarray, ks=(5, 10)) -> pd.DataFrame:
@@ -161,7 +186,7 @@ def spread_of_ranks(ranks: np.ndarray, ks=(5, 10)) -> pd.DataFrame:
     r = check_ranks(ranks)
     return pd.DataFrame({k: seed_spread(v.to_numpy().reshape(r.shape)) for k, v in gains(r.ravel(), ks).items()}).T
 
-# %% ../nbs/62_stats.ipynb #c046
+# %% ../nbs/62_stats.ipynb #c051
 def plan_share(users: int, share: float, correlation: float = 0.0, level: float = 0.05, power: float = 0.8) -> float:
     "The smallest difference of two shares near `share` that a paired test on so many `users` would show; `correlation` of the two models' hits."
     if users < 1: raise PromptrecError(f"users={users!r} must be 1 or more.")

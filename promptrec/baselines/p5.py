@@ -310,7 +310,7 @@ class P5(Recommender):
     @torch.inference_mode()
     def score(self, histories: Histories, candidates: np.ndarray = None, width: int = 512, cells: int = None) -> np.ndarray:
         """Scores of every title [B, V], or of `candidates` [B, C], float32; `width` titles of a history and some `cells` logits at a time
-        (2**24 on a CPU, 2**28 on a GPU)."""
+        (2**24 on a CPU, 2**26 on a GPU)."""
         ranks = self.trie.rank[None] if candidates is None else self.trie.rank[candidates]
         order = np.argsort(ranks, 1, kind="stable")
         out = np.empty((len(histories), ranks.shape[1]), np.float32)
