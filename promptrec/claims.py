@@ -97,7 +97,7 @@ def found_differences(claim: Claim, results: Results, dataset: str, preset: str,
     "The comparisons of a claim that records allow, a row each; over the full catalogue Recall and NDCG at 10."
     rows, keys = [], compared(claim, kind)
     for a, b in claim.pairs:
-        a, b = (results.own(dataset, preset, m) for m in (a, b))
+        a, b = (results.row_name(dataset, preset, m) for m in (a, b))
         if not all((dataset, m, preset) in results.runs for m in (a, b)): continue
         if claim.metrics[0] in COSTS:
             cost, both = claim.metrics[0], [results.runs[dataset, m, preset] for m in (a, b)]
@@ -107,7 +107,7 @@ def found_differences(claim: Claim, results: Results, dataset: str, preset: str,
         else: rows += [levelled(row, claim.level, results.runs[dataset, b, preset], kind, k) | {"metric": k, "other": b} for k, row in results.compare(dataset, preset, a, b, kind, keys).iterrows()]
     return pd.DataFrame(rows, columns=["difference", "low", "high", "p", "smallest", "metric", "other"])
 
-def compared(claim: Claim, kind: str) -> tuple: "The metrics in which a claim is judged."; return claim.metrics if kind == "sampled" else tuple(dict.fromkeys(f"{k.partition('@')[0]}@10" for k in claim.metrics))
+def compared(claim: Claim, kind: str) -> tuple: "The metrics in which a claim is judged."; return tuple(dict.fromkeys(f"{k.partition('@')[0]}@10" for k in claim.metrics)) if kind == "full" else claim.metrics
 
 def levelled(row: dict, level: float, other: list[dict], kind: str, key: str) -> dict:
     "A comparison with the difference from what is just on the `level` of the other's runs; by its interval alone, where that is not their worth itself."
@@ -127,7 +127,7 @@ _UNITS = {"memory": "MiB", "minutes": "minutes an epoch", "parameters": "million
 def found_text(d: pd.DataFrame, n: int) -> str:
     "Comparisons in words: how many of `n` are above and below zero by their interval, and the least; of a cost how much is saved."
     least = d.loc[d["difference"].idxmin()]
-    if unit := _UNITS.get(least["metric"]): return f"saves {least['difference']:+,.4g} {unit}" + (f" [{least['low']:+,.4g}, {least['high']:+,.4g}]" if np.isfinite(least["low"]) else ", which decides nothing (see evidence)")
+    if unit := _UNITS.get(least["metric"]): return f"saves {least['difference']:+,.4g} {unit}" + (f" [{least['low']:+,.4g}, {least['high']:+,.4g}]" if np.isfinite(least["low"]) else ", which decides nothing: costs count at the paper's preset, with several seeds on one kind of device")
     return (f"{(d['low'] > 0).sum()} of {n} above, {(d['high'] < 0).sum()} below" + (f", {n - len(d)} not run" if n > len(d) else "")
             + f"; least {signed(least)} ({least['metric']}, against {least['other']})" + ("" if pd.isna(least["smallest"]) else f"; smallest to be seen {least['smallest']:.4f}"))
 
@@ -150,9 +150,9 @@ def judged(claim: Claim, results: Results, dataset: str, preset: str) -> dict:
     d = found_differences(claim, results, dataset, preset)
     if d.empty or (claim.datasets and dataset not in claim.datasets): return {}
     cost, number = claim.metrics[0] in COSTS, lambda kind: len(claim.pairs)*len(compared(claim, kind))
-    runs = [results.runs[k] for m in {m for pair in claim.pairs for m in pair} if (k := (dataset, results.own(dataset, preset, m), preset)) in results.runs]
+    runs = [results.runs[k] for m in {m for pair in claim.pairs for m in pair} if (k := (dataset, results.row_name(dataset, preset, m), preset)) in results.runs]
     judge = lambda d, kind: at_preset(verdict(d, number(kind), claim.most), preset)
-    return {"data set": dataset, "found": found_text(d, number("sampled")), "verdict": judge(d, "sampled"), "evidence": evidence(runs) + "; costs count at the paper's preset, with several seeds on one kind of device"*cost,
+    return {"data set": dataset, "found": found_text(d, number("sampled")), "verdict": judge(d, "sampled"), "evidence": evidence(runs),
             "full catalogue": "" if cost else judge(found_differences(claim, results, dataset, preset, "full"), "full")}
 
 def at_preset(verdict: str, preset: str) -> str: "A verdict, marked where it is of models made smaller than the paper's."; return verdict if preset == "paper" or verdict == "undecided here" else f"{verdict}, at {preset}"
@@ -175,10 +175,10 @@ def density_rows(results: Results) -> list[dict]:
     base, rows = {"claim": "Gains over P5 are larger on denser data", "where": "4.4.1", "printed": "densest first: " + ", ".join(f"{d} {g:+.1%}" for d, g in printed_gains().items())}, []
     for preset in PRESETS:
         sets = sorted((d for d, m, p in results.runs if (m, p) == ("p5", preset) and (d, "mibert", p) in results.runs), key=lambda d: -density(results.runs[d, "p5", preset][0]))
-        gain = [results.compare(d, preset, *(results.own(d, preset, m) for m in ("mibert", "p5")), "sampled").loc["recall@5"] for d in sets]
+        gain = [results.compare(d, preset, *(results.row_name(d, preset, m) for m in ("mibert", "p5")), "sampled").loc["recall@5"] for d in sets]
         d = pd.DataFrame([between(a, b) for i, a in enumerate(gain) for b in gain[i + 1:]])
         if len(d): rows.append(base | {"data set": ", ".join(sets), "found": "; ".join(f"{x} {signed(g)}" for x, g in zip(sets, gain)), "verdict": at_preset(verdict(d), preset),
-                                       "evidence": evidence([results.runs[x, results.own(x, preset, m), preset] for x in sets for m in ("mibert", "p5")])})
+                                       "evidence": evidence([results.runs[x, results.row_name(x, preset, m), preset] for x in sets for m in ("mibert", "p5")])})
     return rows or [base | {"verdict": "not testable here", "evidence": "needs mibert and p5 on two data sets: papermill nbs/run_all.ipynb out.ipynb -p table table-4,table-5 -p preset paper"}]
 
 # %% ../nbs/76_claims.ipynb #c020

@@ -148,13 +148,13 @@ class Answered(Results):
         return np.split(same_users(frames, "choice").astype(np.int64) - 2, np.cumsum([len(self.runs[k]) for k in keys])[:-1])
 
     @cache
-    def compare(self, dataset: str, preset: str, a: str, b: str, kind: str = "own") -> pd.DataFrame:
-        "Model `a` minus model `b` on their users, a row each for hit@1 and valid (see `paired`), by a protocol or each by its `own`; no rows where one lacks it."
-        keys = [(dataset, m, preset) for m in (a, b)]
-        protocols = [self.own(k) if kind == "own" else kind for k in keys]
-        if not all(map(self.has, keys, protocols)): return pd.DataFrame(columns=[*paired(np.ones((1, 2)), np.ones((1, 2)))])
-        A, B = self.choices(keys, protocols)
-        return pd.DataFrame({"hit@1": paired(A == 0, B == 0), "valid": paired(A >= 0, B >= 0)}).T
+    def compare(self, dataset: str, preset: str, a: str, b: str, kind: str = "own", keys: tuple = ("hit@1", "valid")) -> pd.DataFrame:
+        "Model `a` minus model `b` on their users, a row each for `keys` (see `paired`), by a protocol or each by its `own`; no rows where one lacks it."
+        rows = [(dataset, m, preset) for m in (a, b)]
+        protocols = [self.own(row) if kind == "own" else kind for row in rows]
+        if not all(map(self.has, rows, protocols)): return pd.DataFrame(columns=[*paired(np.ones((1, 2)), np.ones((1, 2)))])
+        A, B = self.choices(rows, protocols)
+        return pd.DataFrame({k: paired(A == 0, B == 0) if k == "hit@1" else paired(A >= 0, B >= 0) for k in keys}).T
 
 # %% ../nbs/80_paper_b.ipynb #c033
 def paired(a: np.ndarray, b: np.ndarray) -> dict:

@@ -108,7 +108,7 @@ class Results:
     runs: dict
     others: list
 
-    def own(self, dataset: str, preset: str, model: str) -> str:
+    def row_name(self, dataset: str, preset: str, model: str) -> str:
         "The row of a model with the paper's own backbone, if that was run; else its own name."
         name = label({"model": model, "backbone": BACKBONES[model]}) if model in BACKBONES else model
         return name if (dataset, name, preset) in self.runs else model
@@ -230,8 +230,8 @@ def differences_table(table: str, results: Results) -> pd.DataFrame:
     out, printed = [], PRINTED[table]
     for given, preset, runs in rows_of(table, results):
         d, m, name = given["dataset"], label(given), printed_as(given)
-        ours = results.own(d, preset, "mibert")
-        if name == "mibert" or not runs or (d, ours, preset) not in results.runs or results.own(d, preset, name) != m: continue
+        ours = results.row_name(d, preset, "mibert")
+        if name == "mibert" or not runs or (d, ours, preset) not in results.runs or results.row_name(d, preset, name) != m: continue
         for kind, keys in (("sampled", tuple(printed)), ("full", None)):
             for k, row in results.compare(d, preset, ours, m, kind, keys).iterrows():
                 known = kind == "sampled" and (d, name) in printed.index
