@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['THEIRS', 'COSTS', 'CLAIMS', 'CORRELATION', 'verdict', 'Claim', 'printed_differences', 'printed_text',
-           'found_differences', 'compared', 'levelled', 'devices', 'comparable', 'found_text', 'backbones', 'evidence',
-           'judged', 'at_preset', 'between', 'density', 'printed_gains', 'density_rows', 'claims_table']
+           'found_differences', 'compared', 'levelled', 'comparable', 'found_text', 'backbones', 'evidence', 'judged',
+           'at_preset', 'between', 'density', 'printed_gains', 'density_rows', 'claims_table']
 
 # %% ../nbs/76_claims.ipynb #c002
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import pandas as pd
 from .evaluate import metrics
 from .experiments import PRESETS
 from .grid import ABLATED
-from .results import KEYS, LONG, PRINTED, SASREC, Results, costs, epochs_of, signed
+from .results import KEYS, LONG, PRINTED, SASREC, Results, capped, costs, device_of, signed
 from .stats import holm, plan_share
 from .tables import PAPER_A
 
@@ -115,12 +115,10 @@ def levelled(row: dict, level: float, other: list[dict], kind: str, key: str) ->
     least = level*np.mean([metrics(r["table"][kind].to_numpy())[key] for r in other])
     return dict(row) | {k: row[k] + least for k in ("difference", "low", "high")} | {"p": 0.}
 
-def devices(runs: list[dict]) -> set: "What runs were made on."; return {(r["device"]["name"], r["device"]["threads"]) for r in runs}
-
 def comparable(cost: str, *rows: list[dict]) -> bool:
     "Whether a cost of rows of records can be compared: at the paper's preset, and but for parameters on one kind of device with several seeds."
     flat = [r for row in rows for r in row]
-    return all(r["config"]["preset"] == "paper" for r in flat) and (cost == "parameters" or min(map(len, rows)) > 1 and len(devices(flat)) == 1)
+    return all(r["config"]["preset"] == "paper" for r in flat) and (cost == "parameters" or min(map(len, rows)) > 1 and len(set(map(device_of, flat))) == 1)
 
 _UNITS = {"memory": "MiB", "minutes": "minutes an epoch", "parameters": "million parameters"}
 
@@ -142,7 +140,7 @@ def evidence(runs: list[list[dict]], sets=tuple(PAPER_A["table-1"].index), other
     flat, few = [r for row in runs for r in row], min(map(len, runs))
     weak = [f"{d} is not the paper's" for d in sorted({r["dataset"] for r in flat}) if d not in sets]
     weak += [f"{p} preset" for p in sorted({r["config"]["preset"] for r in flat}) if p != "paper"] + ["one seed"]*(few == 1) + other_models(flat)
-    weak += ["different devices"]*(len(devices(flat)) > 1) + [f"{m} stopped by its cap of epochs" for m in sorted({r["model"] for r in flat if "(its cap)" in epochs_of([r])})]
+    weak += ["different devices"]*(len(set(map(device_of, flat))) > 1) + [f"{m} stopped by its cap of epochs" for m in sorted({r["model"] for r in flat if capped(r)})]
     return ("weak: " + "; ".join(weak) if weak else whole) + f"; {few} seeds"*(few > 1)
 
 def judged(claim: Claim, results: Results, dataset: str, preset: str) -> dict:

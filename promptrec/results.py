@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SASREC', 'LONG', 'PRINTED', 'KEYS', 'NOTES', 'PUBLISHED', 'BANDS', 'label', 'printed_as', 'run_key', 'preset_of',
            'read_users', 'read_ranks', 'Results', 'read_rows', 'read_results', 'command', 'rows_of', 'with_seeds',
-           'clock', 'seconds', 'device_of', 'epochs_of', 'about_runs', 'results_table', 'signed', 'differences_table',
-           'costs', 'table_6', 'plot_results', 'plot_validation', 'drawn', 'placed', 'conformance']
+           'clock', 'seconds', 'device_of', 'capped', 'epochs_of', 'about_runs', 'results_table', 'signed',
+           'differences_table', 'costs', 'table_6', 'plot_results', 'plot_validation', 'drawn', 'placed', 'conformance']
 
 # %% ../nbs/75_results.ipynb #c002
 import json
@@ -22,7 +22,7 @@ import pandas as pd
 from .core import PromptrecError, check_name
 from .evaluate import gains, metrics
 from .experiments import PRESETS, configure
-from .grid import BACKBONES, GRID, is_own, runs_of
+from .grid import BACKBONES, GRID, is_own, runs_at, runs_of
 from .records import read_record
 from .report import with_interval
 from .stats import compare, holm, paired_interval, same_users, seed_spread
@@ -73,7 +73,7 @@ def run_key(config: dict) -> str:
     return json.dumps([config.get("model"), config.get("preset"), config.get("settings"), loop], sort_keys=True)
 
 @cache
-def _labels() -> dict: "`run_key` -> label of every row of GRID at every preset."; return {run_key(configure(**v, preset=p).config): label(v) for v in _VARIANTS for p in PRESETS if p == "paper" or not is_own(v)}
+def _labels() -> dict: "`run_key` -> label of every row of GRID at every preset."; return {run_key(configure(**v, preset=p).config): label(v) for v in _VARIANTS for p in PRESETS if runs_at(v, p)}
 
 def _row_of(config: dict):
     "The label of a record's row, None if it has none or was judged by another protocol than paper A's."
@@ -179,9 +179,11 @@ def seconds(run: dict) -> float: "Of a run, from its start to its record; at lea
 
 def device_of(run: dict) -> str: "'1 x86_64, 2 threads'."; d = run["device"]; return f"{d['devices']} {d['name']}, {d['threads']} thread{'s'*(d['threads'] > 1)}"
 
+def capped(run: dict) -> bool: "Whether a run was trained for all the epochs that it was allowed, and might have improved."; return 0 < len(run["seconds_per_epoch"]) == run["config"].get("loop", {}).get("epochs")
+
 def epochs_of(runs: list[dict]) -> str:
     "How many epochs each seed was trained, marked where that is all it was allowed: '34, 300 (its cap)'; '' of what knows no epochs."
-    return ", ".join(f"{n}{' (its cap)'*(n == r['config'].get('loop', {}).get('epochs'))}" for r in runs if (n := len(r["seconds_per_epoch"])))
+    return ", ".join(f"{n}{' (its cap)'*capped(r)}" for r in runs if (n := len(r["seconds_per_epoch"])))
 
 def about_runs(runs: list[dict]) -> dict:
     "What a row says of its runs besides metrics; of the time the least of the seeds, device by device."

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from .core import PromptrecError, atomic_path, check_name, describe_device, rng
-from .experiments import Prepared, Run, configure, prepare, train, validation
+from .experiments import MODELS, Prepared, Run, configure, prepare, train, validation
 from .fit import Diverged
 from .records import git_state
 
@@ -31,7 +31,7 @@ SPACES = {
     "itemknn": {"neighbours": (20, 50, 100, 200), "shrinkage": (0.0, 10.0, 100.0), "max_items": (1, 5, 20, 100), "decay": (0.6, 0.8, 1.0)},
     "ease": {"regularisation": (50.0, 100.0, 250.0, 500.0, 1000.0, 2000.0)}}
 
-RECIPES = {"mibert": {"cloze": 0.5, "lr": 5e-4, "title_lr": 1e-3, "schedule": "linear", "warmup": 0.05, "batch_size": 32}}  # as the preset quick
+RECIPES = {"mibert": {k: MODELS["mibert"].presets["quick"][k] for k in ("cloze", "lr", "title_lr", "schedule", "warmup", "batch_size")}}  # how `quick` trains
 
 def trials(model: str, n: int, preset: str = "paper") -> list[dict]:
     "`n` settings of SPACES[model] (all, if there are fewer), the same each time: none set first, which leaves the preset's own, then a known recipe (if the model has one and `preset` is not it), then some drawn without repeats. The first of 2n are the n. Raises unless n is 1 or more."
