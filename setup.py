@@ -1,13 +1,23 @@
 """Packaging: everything is read from settings.ini, the one file nbdev also reads."""
+
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import find_packages, setup
 
 config = ConfigParser(delimiters=["="])
-config.read(Path(__file__).parent/"settings.ini", encoding="utf-8")
+config.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
 s = config["DEFAULT"]
-setup(name=s["lib_name"], version=s["version"], description=s["description"], author=s["author"],
-      license="Apache-2.0", python_requires=f">={s['min_python']}", packages=find_packages(include=["promptrec*"]),
-      install_requires=s["requirements"].split(), extras_require={"dev": s["dev_requirements"].split()},
-      long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
-      long_description_content_type="text/markdown", entry_points={"nbdev": [f"{s['lib_name']}={s['lib_name']}._modidx:d"]})
+setup(
+    name=s["lib_name"],
+    version=s["version"],
+    description=s["description"],
+    author=s["author"],
+    license="Apache-2.0",
+    python_requires=f">={s['min_python']}",
+    packages=find_packages(include=["promptrec*"]),
+    install_requires=s["requirements"].split(),
+    extras_require={"dev": s["dev_requirements"].split()},
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    entry_points={"nbdev": [f"{s['lib_name']}={s['lib_name']}._modidx:d"]},
+)

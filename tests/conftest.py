@@ -1,12 +1,17 @@
 """Shared by all tests: one thread a process, no hub, runs of the package in a process of their own."""
-import os, subprocess, sys
+
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on a busy machine more threads wait for each other
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-import numpy as np, pandas as pd, pytest
+import numpy as np
+import pandas as pd
+import pytest
 
 ROOT = Path(__file__).parent.parent
 SLOW = ("test_runs.py", "test_preparation.py", "test_grid.py", "test_chat.py", "test_results.py")
@@ -18,35 +23,58 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def root(): return ROOT
+def root():
+    return ROOT
 
 
 @pytest.fixture(scope="session")
 def real_data():
     "Folder with the real data sets, named by PROMPTREC_DATA; skips where it is unset."
     folder = os.environ.get("PROMPTREC_DATA")
-    if not folder: pytest.skip("PROMPTREC_DATA is unset: no real data at hand")
+    if not folder:
+        pytest.skip("PROMPTREC_DATA is unset: no real data at hand")
     return Path(folder)
 
 
 @pytest.fixture(scope="session")
 def papermill():
     "Run nbs/NAME.ipynb with parameters; returns the finished process."
+
     def run(name, out, **parameters):
         words = [w for k, v in parameters.items() for w in ("-p", k, str(v))]
-        command = [sys.executable, "-m", "papermill", str(ROOT/"nbs"/f"{name}.ipynb"), str(out), "--no-progress-bar", *words]
+        command = [
+            sys.executable,
+            "-m",
+            "papermill",
+            str(ROOT / "nbs" / f"{name}.ipynb"),
+            str(out),
+            "--no-progress-bar",
+            *words,
+        ]
         return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
     return run
 
 
 @pytest.fixture
 def own(tmp_path):
     "A folder with somebody's own data: 40 readers of 30 books, unicode, a title and some genres missing, rows out of order."
-    g, folder = np.random.default_rng(0), tmp_path/"my-books"
+    g, folder = np.random.default_rng(0), tmp_path / "my-books"
     folder.mkdir()
-    rows = pd.DataFrame([(f"reader {u}", f"b{i}", t) for u in range(40) for t, i in enumerate(g.permutation(30)[:g.integers(6, 12)])],
-                        columns=["user", "item", "timestamp"])
-    rows.sample(frac=1, random_state=0).to_csv(folder/"interactions.csv", index=False)
-    pd.DataFrame({"item": [f"b{i}" for i in range(30)], "title": ["" if i == 3 else f"Büch, no. {i}" for i in range(30)],
-                  "genres": ["Drama|Poetry" if i % 2 else "" for i in range(30)]}).to_csv(folder/"items.csv", index=False)
+    rows = pd.DataFrame(
+        [
+            (f"reader {u}", f"b{i}", t)
+            for u in range(40)
+            for t, i in enumerate(g.permutation(30)[: g.integers(6, 12)])
+        ],
+        columns=["user", "item", "timestamp"],
+    )
+    rows.sample(frac=1, random_state=0).to_csv(folder / "interactions.csv", index=False)
+    pd.DataFrame(
+        {
+            "item": [f"b{i}" for i in range(30)],
+            "title": ["" if i == 3 else f"Büch, no. {i}" for i in range(30)],
+            "genres": ["Drama|Poetry" if i % 2 else "" for i in range(30)],
+        }
+    ).to_csv(folder / "items.csv", index=False)
     return folder

@@ -1,44 +1,78 @@
 """Amazon reviews: every layout of every release is read as the same data, faults are named, and the real files have their published counts."""
-import gzip, html, json, tempfile
+
+import gzip
+import html
+import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from promptrec.core import PromptrecError
-from promptrec.data.amazon import SETS, clean, genres_of, read_amazon, read_products, read_reviews
-from promptrec.data.fetch import SOURCES
+from promptrec.data.amazon import (
+    AMAZON_SETS,
+    clean,
+    genres_of,
+    read_amazon,
+    read_products,
+    read_reviews,
+)
+from promptrec.data.download import SOURCES
 
-WAYS = [(name, way) for name in SETS for way in SOURCES[name].ways]
+WAYS = [(name, way) for name in AMAZON_SETS for way in SOURCES[name].ways]
 DAY = 86400
-OLD, NEW = ("reviewerID", "asin", "overall", "unixReviewTime"), ("user_id", "parent_asin", "rating", "timestamp")
+OLD, NEW = (
+    ("reviewerID", "asin", "overall", "unixReviewTime"),
+    ("user_id", "parent_asin", "rating", "timestamp"),
+)
 
 
 # ---- a small shop, written as the official files are ----
+
 
 def text_of(file, year, reviews, products, style, end):
     "What `file` of a release says: reviews (user, item, stars or None, seconds), products (item, title, paths)."
     fields = NEW if year == 2023 else OLD
     if file.startswith("meta_"):
-        things = [{fields[1]: i} | ({"title": t} if t is not None else {}) |
-                  {"category" if year == 2018 else "categories": paths if year == 2014 else sum(paths[:1], [])} for i, t, paths in products]
+        things = [
+            {fields[1]: i}
+            | ({"title": t} if t is not None else {})
+            | {
+                "category" if year == 2018 else "categories": paths
+                if year == 2014
+                else sum(paths[:1], [])
+            }
+            for i, t, paths in products
+        ]
     else:
         ticks = 1000 if year == 2023 else 1
-        things = [{k: v for k, v in zip(fields, (u, i, s, t*ticks)) if v is not None} for u, i, s, t in reviews]
-        if year == 2023: things = [t | {"title": "Not the item's", "asin": "X"} for t in things]
-    if ".csv" not in file: return end.join(style(t) for t in things)
-    lines = [",".join(str(t[k]) for k in ([fields[j] for j in (1, 0, 2, 3)] if year == 2018 else fields)) for t in things]
-    return end.join([",".join(NEW)]*(year == 2023) + lines)
+        things = [
+            {k: v for k, v in zip(fields, (u, i, s, t * ticks)) if v is not None}
+            for u, i, s, t in reviews
+        ]
+        if year == 2023:
+            things = [t | {"title": "Not the item's", "asin": "X"} for t in things]
+    if ".csv" not in file:
+        return end.join(style(t) for t in things)
+    lines = [
+        ",".join(str(t[k]) for k in ([fields[j] for j in (1, 0, 2, 3)] if year == 2018 else fields))
+        for t in things
+    ]
+    return end.join([",".join(NEW)] * (year == 2023) + lines)
+
 
 def write_shop(folder, name, way, reviews, products, style=json.dumps, end="\n", last=""):
     "Write data set `name`; returns its files, reviews first."
     for file in way.files:
-        path = Path(folder)/way.folder/file
+        path = Path(folder) / way.folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        raw = (text_of(path.name, SETS[name], reviews, products, style, end) + last).encode()
+        raw = (text_of(path.name, AMAZON_SETS[name], reviews, products, style, end) + last).encode()
         path.write_bytes(gzip.compress(raw, mtime=0) if file.endswith(".gz") else raw)
-    return [Path(folder)/way.folder/file for file in way.files]
+    return [Path(folder) / way.folder / file for file in way.files]
+
 
 def read_shop(name, way, reviews, products, **more):
     "The small shop written and read."
@@ -46,85 +80,166 @@ def read_shop(name, way, reviews, products, **more):
         write_shop(folder, name, way, reviews, products, **more)
         return read_amazon(name, folder)
 
+
 def histories(ds):
     "{user: [(item, stars, seconds)]}."
-    rows = list(zip(ds.items["item_id"].to_numpy(object)[ds.item], np.where(np.isnan(ds.rating), -1, ds.rating).tolist(), ds.timestamp.tolist()))
+    rows = list(
+        zip(
+            ds.items["item_id"].to_numpy(object)[ds.item],
+            np.where(np.isnan(ds.rating), -1, ds.rating).tolist(),
+            ds.timestamp.tolist(),
+        )
+    )
     return {str(u): rows[a:b] for u, a, b in zip(ds.users, ds.offsets[:-1], ds.offsets[1:])}
+
 
 def expected(reviews):
     "The same from the reviews, without pandas."
     first = {(u, i, t): -1 if s is None else s for u, i, s, t in reversed(reviews)}
-    rows = [key for n, key in enumerate([(u, i, t) for u, i, _, t in reviews]) if key not in [(u, i, t) for u, i, _, t in reviews[:n]]]
-    return {u: [(i, first[v, i, t], float(t)) for v, i, t in sorted(rows, key=lambda r: r[2]) if v == u] for u in sorted({r[0] for r in rows})}
+    rows = [
+        key
+        for n, key in enumerate([(u, i, t) for u, i, _, t in reviews])
+        if key not in [(u, i, t) for u, i, _, t in reviews[:n]]
+    ]
+    return {
+        u: [(i, first[v, i, t], float(t)) for v, i, t in sorted(rows, key=lambda r: r[2]) if v == u]
+        for u in sorted({r[0] for r in rows})
+    }
 
 
 ids = st.text("AB09é-_'\"", min_size=1, max_size=3)
-times = st.integers(900_000_000, 900_000_004) | st.integers(10_000, 16_000).map(lambda d: d*DAY)
+times = st.integers(900_000_000, 900_000_004) | st.integers(10_000, 16_000).map(lambda d: d * DAY)
 stars = st.integers(1, 5)
-words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="&<>"), max_size=12) | st.sampled_from(["Women's \"Café\"", "日本", " ", "𝄞"])
-levels = st.lists(st.lists(st.sampled_from(["Beauty", "Hair Care", "Bath & Body", "PC", "Men's"]), max_size=4), max_size=3)
+words = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="&<>"), max_size=12
+) | st.sampled_from(['Women\'s "Café"', "日本", " ", "𝄞"])
+levels = st.lists(
+    st.lists(st.sampled_from(["Beauty", "Hair Care", "Bath & Body", "PC", "Men's"]), max_size=4),
+    max_size=3,
+)
 styles = st.sampled_from([json.dumps, lambda o: json.dumps(o, ensure_ascii=False), repr, ascii])
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.data(), st.sampled_from(WAYS), styles, st.sampled_from(["\n", "\r\n"]), st.sampled_from(["", "\n"]), st.sampled_from([0, 1, 2]))
+@given(
+    st.data(),
+    st.sampled_from(WAYS),
+    styles,
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["", "\n"]),
+    st.sampled_from([0, 1, 2]),
+)
 def test_every_layout_is_read_as_written(data, where, style, end, last, escaped):
     name, way = where
     unknown = st.none() if not any(".csv" in f for f in way.files) else st.nothing()
-    reviews = data.draw(st.lists(st.tuples(ids, ids, stars | unknown, times), min_size=1, max_size=12))
+    reviews = data.draw(
+        st.lists(st.tuples(ids, ids, stars | unknown, times), min_size=1, max_size=12)
+    )
     reviewed = sorted({r[1] for r in reviews})
-    products = data.draw(st.lists(st.tuples(st.sampled_from(reviewed + ["no one's"]), st.none() | words, levels), min_size=1, max_size=6))
+    products = data.draw(
+        st.lists(
+            st.tuples(st.sampled_from(reviewed + ["no one's"]), st.none() | words, levels),
+            min_size=1,
+            max_size=6,
+        )
+    )
 
     def shown(text):
-        for _ in range(escaped): text = html.escape(text)
+        for _ in range(escaped):
+            text = html.escape(text)
         return text
-    written = [(i, t if t is None else shown(t), [[shown(p) if escaped else p for p in path] for path in paths]) for i, t, paths in products]
+
+    written = [
+        (
+            i,
+            t if t is None else shown(t),
+            [[shown(p) if escaped else p for p in path] for path in paths],
+        )
+        for i, t, paths in products
+    ]
     ds = read_shop(name, way, reviews, written, style=style, end=end, last=last)
 
     assert histories(ds) == expected(reviews)
     known = {i: (t, paths) for i, t, paths in reversed(products)}
     titles = {i: " ".join((known.get(i, ("",))[0] or "").split()) for i in reviewed}
     assert dict(zip(ds.items["item_id"], ds.titles)) == {i: t or i for i, t in titles.items()}
-    paths = {i: known[i][1][:None if SETS[name] == 2014 else 1] if i in known else [] for i in reviewed}
-    assert dict(zip(ds.items["item_id"], ds.items["genres"])) == {i: tuple(dict.fromkeys(level for p in ps for level in p[1:][-2:])) for i, ps in paths.items()}
-    counts = {"reviews without a rating": sum(r[2] is None for r in reviews), "repeated reviews dropped": len(reviews) - len({(u, i, t) for u, i, _, t in reviews}), "products listed twice": len(products) - len(known),
-              "items that the catalogue lacks": len(set(reviewed) - set(known)), "items without a title": sum(not t for t in titles.values())}
+    paths = {
+        i: known[i][1][: None if AMAZON_SETS[name] == 2014 else 1] if i in known else []
+        for i in reviewed
+    }
+    assert dict(zip(ds.items["item_id"], ds.items["genres"])) == {
+        i: tuple(dict.fromkeys(level for p in ps for level in p[1:][-2:]))
+        for i, ps in paths.items()
+    }
+    counts = {
+        "reviews without a rating": sum(r[2] is None for r in reviews),
+        "repeated reviews dropped": len(reviews) - len({(u, i, t) for u, i, _, t in reviews}),
+        "products listed twice": len(products) - len(known),
+        "items that the catalogue lacks": len(set(reviewed) - set(known)),
+        "items without a title": sum(not t for t in titles.values()),
+    }
     assert ds.notes == {says: n for says, n in counts.items() if n}
     assert (ds.domain.name, ds.listed) == ("shopping", len(known))
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from(WAYS), st.lists(st.tuples(ids, ids, stars, times), min_size=1, max_size=12, unique_by=lambda r: r[3]), st.randoms())
+@given(
+    st.sampled_from(WAYS),
+    st.lists(st.tuples(ids, ids, stars, times), min_size=1, max_size=12, unique_by=lambda r: r[3]),
+    st.randoms(),
+)
 def test_the_order_of_rows_with_different_times_changes_nothing(where, reviews, random):
     products = [(i, f"Title {i}", [["Beauty", "Makeup"]]) for i in sorted({r[1] for r in reviews})]
     ds = read_shop(*where, reviews, products)
-    random.shuffle(reviews); random.shuffle(products)
+    random.shuffle(reviews)
+    random.shuffle(products)
     assert read_shop(*where, reviews, products).hash == ds.hash
 
 
 def test_equal_times_keep_the_order_of_the_file():
     for name, way in WAYS:
         for order in (["B1", "B2", "B3"], ["B3", "B1", "B2"]):
-            ds = read_shop(name, way, [("ann", i, 5, 10_000*DAY) for i in order], [("B1", "One", [])])
+            ds = read_shop(
+                name, way, [("ann", i, 5, 10_000 * DAY) for i in order], [("B1", "One", [])]
+            )
             assert [r[0] for r in histories(ds)["ann"]] == order
 
 
 # ---- faults ----
 
-SHOP = [("ann", "B1", 5, 10_000*DAY), ("ann", "B2", 4, 10_001*DAY), ("bob", "B1", 3, 10_002*DAY)], [("B1", "Café", [["Beauty", "Makeup"]]), ("B2", "Two", [])]
-LAYOUTS = [(name, way) for name, way in WAYS if name in ("beauty", "beauty-5core", "video-games-2018", "all-beauty-2023", "all-beauty-5core-2023")]
+SHOP = (
+    [
+        ("ann", "B1", 5, 10_000 * DAY),
+        ("ann", "B2", 4, 10_001 * DAY),
+        ("bob", "B1", 3, 10_002 * DAY),
+    ],
+    [("B1", "Café", [["Beauty", "Makeup"]]), ("B2", "Two", [])],
+)
+LAYOUTS = [
+    (name, way)
+    for name, way in WAYS
+    if name
+    in ("beauty", "beauty-5core", "video-games-2018", "all-beauty-2023", "all-beauty-5core-2023")
+]
+
 
 def outcome(name, folder, whole):
     "Read again after a fault: the whole data set, or None for a `PromptrecError`; fails on anything else."
-    try: ds = read_amazon(name, folder)
-    except PromptrecError as e: return str(e)
+    try:
+        ds = read_amazon(name, folder)
+    except PromptrecError as e:
+        return str(e)
     assert ds.hash == whole
     return None
 
-@pytest.mark.parametrize("name, way", LAYOUTS, ids=lambda x: x if isinstance(x, str) else next(iter(x.files)))
+
+@pytest.mark.parametrize(
+    "name, way", LAYOUTS, ids=lambda x: x if isinstance(x, str) else next(iter(x.files))
+)
 def test_a_gzip_cut_short_anywhere_is_never_less_data(name, way, tmp_path):
     for path in write_shop(tmp_path, name, way, *SHOP):
-        if path.suffix != ".gz": continue
+        if path.suffix != ".gz":
+            continue
         raw, whole = path.read_bytes(), read_amazon(name, tmp_path).hash
         for size in range(len(raw)):
             path.write_bytes(raw[:size])
@@ -133,78 +248,169 @@ def test_a_gzip_cut_short_anywhere_is_never_less_data(name, way, tmp_path):
             assert says, f"{size} of {len(raw)} bytes were read as the whole"
         path.write_bytes(raw)
 
-@pytest.mark.parametrize("name, way", LAYOUTS, ids=lambda x: x if isinstance(x, str) else next(iter(x.files)))
+
+@pytest.mark.parametrize(
+    "name, way", LAYOUTS, ids=lambda x: x if isinstance(x, str) else next(iter(x.files))
+)
 def test_one_changed_byte_of_a_gzip_is_never_other_data(name, way, tmp_path):
     for path in write_shop(tmp_path, name, way, *SHOP):
-        if path.suffix != ".gz": continue
+        if path.suffix != ".gz":
+            continue
         raw, whole = path.read_bytes(), read_amazon(name, tmp_path).hash
         for at in range(0, len(raw), 3):
-            path.write_bytes(raw[:at] + bytes([raw[at] ^ 0x55]) + raw[at + 1:])
+            path.write_bytes(raw[:at] + bytes([raw[at] ^ 0x55]) + raw[at + 1 :])
             says = outcome(name, tmp_path, whole)
             assert says is None or str(path) in says
         path.write_bytes(raw)
 
-@pytest.mark.parametrize("line", ["[1, 2]", "null", '"text"', "7", "None", "{1, 2}", '{"asin": "B3"', "{'asin': 'B3', 'title': f'{1}'}", "asin",
-                                  "{'asin': __import__('os').system('touch {}')}", "{'asin': open('{}', 'w')}", "[].__class__", "{" * 5000])
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[1, 2]",
+        "null",
+        '"text"',
+        "7",
+        "None",
+        "{1, 2}",
+        '{"asin": "B3"',
+        "{'asin': 'B3', 'title': f'{1}'}",
+        "asin",
+        "{'asin': __import__('os').system('touch {}')}",
+        "{'asin': open('{}', 'w')}",
+        "[].__class__",
+        "{" * 5000,
+    ],
+)
 @pytest.mark.parametrize("file", [0, 1])
 def test_a_line_that_is_no_object_is_named_and_never_run(line, file, tmp_path):
-    (tmp_path/"data").mkdir()
-    path = write_shop(tmp_path/"data", "beauty-5core", SOURCES["beauty-5core"].ways[0], *SHOP, last="\n")[file]
-    lines = gzip.decompress(path.read_bytes()).decode() + line.replace("touch {}", f"touch {tmp_path}/ran").replace("open('{}", f"open('{tmp_path}/ran")
+    (tmp_path / "data").mkdir()
+    path = write_shop(
+        tmp_path / "data", "beauty-5core", SOURCES["beauty-5core"].ways[0], *SHOP, last="\n"
+    )[file]
+    lines = gzip.decompress(path.read_bytes()).decode() + line.replace(
+        "touch {}", f"touch {tmp_path}/ran"
+    ).replace("open('{}", f"open('{tmp_path}/ran")
     path.write_bytes(gzip.compress(lines.encode()))
-    with pytest.raises(PromptrecError, match=f"line {len(lines.splitlines())}:") as e: read_amazon("beauty-5core", tmp_path/"data")
+    with pytest.raises(PromptrecError, match=f"line {len(lines.splitlines())}:") as e:
+        read_amazon("beauty-5core", tmp_path / "data")
     assert str(path) in str(e.value)
-    assert not (tmp_path/"ran").exists()
+    assert not (tmp_path / "ran").exists()
 
-@pytest.mark.parametrize("review, says", [
-    ({"reviewerID": None}, "no user or no product"), ({"asin": ""}, "no user or no product"), ({"reviewerID": 7}, "field 'reviewerID' is not string"),
-    ({"overall": 0}, "from 1 to 5"), ({"overall": 5.5}, "from 1 to 5"), ({"overall": "five"}, "field 'overall' is not double"),
-    ({"overall": float("inf")}, "from 1 to 5"), ({"unixReviewTime": 0}, "not a time"), ({"unixReviewTime": -1}, "not a time"),
-    ({"unixReviewTime": None}, "not a time"), ({"unixReviewTime": 10_000*DAY*1000}, "not a time"), ({"unixReviewTime": "x"}, "'unixReviewTime' is not int64")])
+
+@pytest.mark.parametrize(
+    "review, says",
+    [
+        ({"reviewerID": None}, "no user or no product"),
+        ({"asin": ""}, "no user or no product"),
+        ({"reviewerID": 7}, "field 'reviewerID' is not string"),
+        ({"overall": 0}, "from 1 to 5"),
+        ({"overall": 5.5}, "from 1 to 5"),
+        ({"overall": "five"}, "field 'overall' is not double"),
+        ({"overall": float("inf")}, "from 1 to 5"),
+        ({"unixReviewTime": 0}, "not a time"),
+        ({"unixReviewTime": -1}, "not a time"),
+        ({"unixReviewTime": None}, "not a time"),
+        ({"unixReviewTime": 10_000 * DAY * 1000}, "not a time"),
+        ({"unixReviewTime": "x"}, "'unixReviewTime' is not int64"),
+    ],
+)
 @pytest.mark.parametrize("blank", ["", "\n\n"])
 def test_an_impossible_review_is_named_by_its_line(review, says, blank, tmp_path):
-    good = {"reviewerID": "ann", "asin": "B1", "overall": 5, "unixReviewTime": 10_000*DAY}
-    path = tmp_path/"reviews_X_5.json.gz"
-    path.write_bytes(gzip.compress(f"{json.dumps(good)}\n{blank}{json.dumps(good | review)}\n{json.dumps(good)}".encode()))
-    with pytest.raises(PromptrecError, match=f"line {2 + len(blank)}: .*{says}"): read_reviews(path, 2014)
+    good = {"reviewerID": "ann", "asin": "B1", "overall": 5, "unixReviewTime": 10_000 * DAY}
+    path = tmp_path / "reviews_X_5.json.gz"
+    path.write_bytes(
+        gzip.compress(
+            f"{json.dumps(good)}\n{blank}{json.dumps(good | review)}\n{json.dumps(good)}".encode()
+        )
+    )
+    with pytest.raises(PromptrecError, match=f"line {2 + len(blank)}: .*{says}"):
+        read_reviews(path, 2014)
 
-@pytest.mark.parametrize("year, line, says", [
-    (2014, "ann,B1,5.0", "not user, item"), (2014, "ann,B1,5.0,1,2", "not user"), (2014, ",B1,5.0,864000000", "not user"), (2014, "ann,B1,,864000000", "not user"),
-    (2014, "ann,B1,6.0,864000000", "from 1 to 5"), (2014, "B1,ann,5.0,12", "not a time"), (2018, "B1,ann,nan,864000000", "not item, user"),
-    (2023, "ann,B1,5.0,864000000", "not a time"), (2023, "ann,B1,5.0", "not user, item")])
+
+@pytest.mark.parametrize(
+    "year, line, says",
+    [
+        (2014, "ann,B1,5.0", "not user, item"),
+        (2014, "ann,B1,5.0,1,2", "not user"),
+        (2014, ",B1,5.0,864000000", "not user"),
+        (2014, "ann,B1,,864000000", "not user"),
+        (2014, "ann,B1,6.0,864000000", "from 1 to 5"),
+        (2014, "B1,ann,5.0,12", "not a time"),
+        (2018, "B1,ann,nan,864000000", "not item, user"),
+        (2023, "ann,B1,5.0,864000000", "not a time"),
+        (2023, "ann,B1,5.0", "not user, item"),
+    ],
+)
 def test_an_impossible_row_is_named_by_its_line(year, line, says, tmp_path):
-    (tmp_path/"X.csv").write_text("\n".join([",".join(NEW)]*(year == 2023) + [f"ann,B1,5.0,{864_000_000*(1000 if year == 2023 else 1)}", line]))
-    with pytest.raises(PromptrecError, match=f"line {2 + (year == 2023)}: .*{says}"): read_reviews(tmp_path/"X.csv", year)
+    (tmp_path / "X.csv").write_text(
+        "\n".join(
+            [",".join(NEW)] * (year == 2023)
+            + [f"ann,B1,5.0,{864_000_000 * (1000 if year == 2023 else 1)}", line]
+        )
+    )
+    with pytest.raises(PromptrecError, match=f"line {2 + (year == 2023)}: .*{says}"):
+        read_reviews(tmp_path / "X.csv", year)
+
 
 def test_a_product_without_an_id_is_named(tmp_path):
-    (tmp_path/"meta.json").write_text("{'asin': 'B1'}\n\n{'title': 'x'}")
-    with pytest.raises(PromptrecError, match="line 3: no product id"): read_products(tmp_path/"meta.json", 2014)
+    (tmp_path / "meta.json").write_text("{'asin': 'B1'}\n\n{'title': 'x'}")
+    with pytest.raises(PromptrecError, match="line 3: no product id"):
+        read_products(tmp_path / "meta.json", 2014)
+
 
 def test_an_unknown_name_gets_a_hint():
-    with pytest.raises(PromptrecError, match="Did you mean 'video-games-5core'"): read_amazon("video-game-5core")
+    with pytest.raises(PromptrecError, match="Did you mean 'video-games-5core'"):
+        read_amazon("video-game-5core")
 
 
 # ---- words ----
+
 
 @given(st.text())
 def test_clean_text_has_no_stray_space_and_plain_words_stay(text):
     assert clean(text) == " ".join(clean(text).split())
     plain = text.translate({ord(c): None for c in "&<"})
-    if "getTime" not in plain: assert clean(plain) == " ".join(plain.split())
+    if "getTime" not in plain:
+        assert clean(plain) == " ".join(plain.split())
+
 
 def test_markup_entities_and_scripts():
-    assert clean('<span class="a-size-large">Sonic &amp;amp; Knuckles</span><br/>(Genesis)') == "Sonic & Knuckles (Genesis)"
+    assert (
+        clean('<span class="a-size-large">Sonic &amp;amp; Knuckles</span><br/>(Genesis)')
+        == "Sonic & Knuckles (Genesis)"
+    )
     assert clean("Rockman &lt;Limited Edition&gt;") == "Rockman <Limited Edition>"
     assert clean("I <3 games > all") == "I <3 games > all"
     assert clean("var aPageStart = (new Date()).getTime();") == ""
-    paths = [["Video Games", "Retro Gaming &amp; Microconsoles"], ["Video Games", "Retro Gaming & Microconsoles", "</span>"]]
+    paths = [
+        ["Video Games", "Retro Gaming &amp; Microconsoles"],
+        ["Video Games", "Retro Gaming & Microconsoles", "</span>"],
+    ]
     assert genres_of([paths, None]).tolist() == [("Retro Gaming & Microconsoles",), ()]
 
 
 # ---- the real files ----
 
-REAL = {"beauty-5core": (22_363, 12_101, 198_502, {"reviews without a rating": 198_502, "items without a title": 7}),
-        "video-games-5core": (24_303, 10_672, 231_780, {"reviews without a rating": 231_780, "items that the catalogue lacks": 33, "items without a title": 2_621})}
+REAL = {
+    "beauty-5core": (
+        22_363,
+        12_101,
+        198_502,
+        {"reviews without a rating": 198_502, "items without a title": 7},
+    ),
+    "video-games-5core": (
+        24_303,
+        10_672,
+        231_780,
+        {
+            "reviews without a rating": 231_780,
+            "items that the catalogue lacks": 33,
+            "items without a title": 2_621,
+        },
+    ),
+}
+
 
 @pytest.mark.parametrize("name", REAL)
 def test_the_real_5_cores_have_their_published_counts(name, real_data):
@@ -213,5 +419,8 @@ def test_the_real_5_cores_have_their_published_counts(name, real_data):
     assert np.diff(ds.offsets).min() == 5 and np.bincount(ds.item).min() == 5
     assert not any("&amp;" in t or "&#" in t for t in ds.titles)
     genres = ds.items["genres"].value_counts()
-    assert genres.drop(()).index[0] == {"beauty-5core": ("Nails", "Nail Polish"), "video-games-5core": ("PC", "Games")}[name]
+    assert (
+        genres.drop(()).index[0]
+        == {"beauty-5core": ("Nails", "Nail Polish"), "video-games-5core": ("PC", "Games")}[name]
+    )
     assert max(len(g.split()) for gs in genres.index for g in gs) <= 6  # no sentences

@@ -1,22 +1,32 @@
 """Answers in words: readers against each other and against LLaRA's rule, intervals and tests against SciPy, the rule's cost on real data."""
+
 import json
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from promptrec.answers import (READERS, answer_metrics, best, lenient, mcnemar, mcnemar_p, mcnemar_power, over_overlaps, smallest_hit_difference,
-                               strict, users_needed, wilson)
-from promptrec.candidates import uniform_candidates
 from promptrec.core import PromptrecError
 from promptrec.data.llara import read_llara
-from promptrec.evaluate import ranks_of
-from promptrec.split import by_users
-
+from promptrec.evaluation.candidates import uniform_candidates
+from promptrec.evaluation.choice import ANSWER_READERS, answer_metrics, best_column, lenient, strict
+from promptrec.evaluation.metrics import ranks_of
+from promptrec.evaluation.split import by_users
+from promptrec.evaluation.stats import (
+    mcnemar,
+    mcnemar_overlaps,
+    mcnemar_p,
+    mcnemar_power,
+    smallest_hit_difference,
+    users_needed,
+    wilson,
+)
 
 # ---- readers ----
+
 
 def llara(answers, candidates, titles):
     "How LLaRA's released code reads: candidates whose title occurs in the first line, whatever the case; valid if one."
@@ -27,10 +37,14 @@ def llara(answers, candidates, titles):
         out.append(named[0] if len(named) == 1 else -1)
     return np.array(out)
 
-title = st.text("abAB. é", max_size=5)
-words = st.text("abAB. é\n\"", max_size=25)
 
-def lower(titles, rows): return [[titles[i].strip().lower() for i in row] for row in rows]
+title = st.text("abAB. é", max_size=5)
+words = st.text('abAB. é\n"', max_size=25)
+
+
+def lower(titles, rows):
+    return [[titles[i].strip().lower() for i in row] for row in rows]
+
 
 @st.composite
 def asked(draw):
@@ -39,8 +53,14 @@ def asked(draw):
     B, C = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     rows = [draw(st.permutations(range(len(titles))))[:C] for _ in range(B)]
     named = st.sampled_from(titles)
-    answer = st.one_of(words, named, st.tuples(words, named, words).map("".join), st.tuples(named, named).map(" or ".join))
+    answer = st.one_of(
+        words,
+        named,
+        st.tuples(words, named, words).map("".join),
+        st.tuples(named, named).map(" or ".join),
+    )
     return titles, rows, [draw(answer) for _ in range(B)]
+
 
 @given(asked())
 @settings(max_examples=200, deadline=None)
@@ -51,6 +71,7 @@ def test_strict_implies_lenient(case):
     for row in np.flatnonzero(a >= 0):
         assert b[row] == a[row] or low[row].count(low[row][a[row]]) > 1
         assert titles[rows[row][a[row]]].strip() == answers[row].strip().split("\n")[0].strip()
+
 
 @given(asked())
 @settings(max_examples=200, deadline=None)
@@ -64,121 +85,191 @@ def test_lenient_reads_what_llara_reads(case):
         names = [titles[i].strip().lower() for i in rows[row]]
         assert sum(n in names[ours[row]] for n in names) > 1
 
+
 @given(asked(), st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
 def test_the_order_of_candidates_does_not_matter(case, random):
     titles, rows, answers = case
-    for read in READERS.values():
+    for read in ANSWER_READERS.values():
         order = [random.sample(range(len(rows[0])), len(rows[0])) for _ in rows]
         moved = read(answers, [[row[c] for c in o] for row, o in zip(rows, order)], titles)
-        assert [o[c] if c >= 0 else -1 for o, c in zip(order, moved)] == read(answers, rows, titles).tolist()
+        assert [o[c] if c >= 0 else -1 for o, c in zip(order, moved)] == read(
+            answers, rows, titles
+        ).tolist()
+
 
 def test_special_letters_are_plain_text():
     titles = ["What? (a+b)*", "$9.99", "İstanbul", "東京物語", "a\\b[c]"]
-    for read in READERS.values(): assert read(titles, [range(5)]*5, titles).tolist() == list(range(5))
-    assert lenient([f"«{t}»!" for t in titles], [range(5)]*5, titles).tolist() == list(range(5))
+    for read in ANSWER_READERS.values():
+        assert read(titles, [range(5)] * 5, titles).tolist() == list(range(5))
+    assert lenient([f"«{t}»!" for t in titles], [range(5)] * 5, titles).tolist() == list(range(5))
     assert strict(["Heat\r\nmore", "Heat\rmore"], [[0], [0]], ["Heat"]).tolist() == [0, -1]
+
 
 def test_a_list_of_all_candidates_is_no_answer():
     titles = [f"Film {i:02}" for i in range(21)]
-    for read in READERS.values(): assert read([", ".join(titles)], [range(21)], titles).tolist() == [-1]
+    for read in ANSWER_READERS.values():
+        assert read([", ".join(titles)], [range(21)], titles).tolist() == [-1]
 
-@pytest.mark.parametrize("answers, rows, says", [(["a"], [[0], [1]], r"\(2, 1\)"), (["a"], [[5]], "there are 2 titles"), (["a"], [[-1]], "items -1"),
-                                                 ([None], [[0]], "Answer 0 is None"), (["a"], [[.5]], "float64")])
+
+@pytest.mark.parametrize(
+    "answers, rows, says",
+    [
+        (["a"], [[0], [1]], r"\(2, 1\)"),
+        (["a"], [[5]], "there are 2 titles"),
+        (["a"], [[-1]], "items -1"),
+        ([None], [[0]], "Answer 0 is None"),
+        (["a"], [[0.5]], "float64"),
+    ],
+)
 def test_bad_input_is_named(answers, rows, says):
-    for read in READERS.values():
-        with pytest.raises(PromptrecError, match=says): read(answers, rows, ["x", "y"])
+    for read in ANSWER_READERS.values():
+        with pytest.raises(PromptrecError, match=says):
+            read(answers, rows, ["x", "y"])
 
 
 # ---- metrics ----
 
 choices = st.integers(1, 60).flatmap(lambda n: st.lists(st.integers(-1, 4), min_size=n, max_size=n))
 
+
 @given(choices, st.integers(0, 4))
 def test_metrics_by_hand(choice, column):
     found = json.loads(json.dumps(answer_metrics(choice, column), allow_nan=False))
     n, v, k = len(choice), sum(c >= 0 for c in choice), sum(c == column for c in choice)
-    assert [m["value"] for m in found.values()] == [k/n, k/v if v else 0., v/n]
-    for m in found.values(): assert 0 <= m["low"] <= m["value"] <= m["high"] <= 1
-    for k, m in answer_metrics([choice]*3, column).items(): assert m == pytest.approx(found[k])
-    assert answer_metrics(choice, [column]*n) == answer_metrics(choice, column)
+    assert [m["value"] for m in found.values()] == [k / n, k / v if v else 0.0, v / n]
+    for m in found.values():
+        assert 0 <= m["low"] <= m["value"] <= m["high"] <= 1
+    for k, m in answer_metrics([choice] * 3, column).items():
+        assert m == pytest.approx(found[k])
+    assert answer_metrics(choice, [column] * n) == answer_metrics(choice, column)
 
-@given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([.8, .95, .99]))
+
+@given(
+    st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
+    st.sampled_from([0.8, 0.95, 0.99]),
+)
 def test_wilson_is_scipys(share, level):
     k, n = share
-    assert wilson(k, n, level) == pytest.approx(stats.binomtest(k, n).proportion_ci(level, method="wilson"), abs=1e-12)
+    assert wilson(k, n, level) == pytest.approx(
+        stats.binomtest(k, n).proportion_ci(level, method="wilson"), abs=1e-12
+    )
 
-@pytest.mark.parametrize("k, n, low, high", [(81, 263, .2553, .3662), (15, 148, .0624, .1605), (0, 20, 0, .1611), (1, 29, .0061, .1718)])
+
+@pytest.mark.parametrize(
+    "k, n, low, high",
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
 def test_wilson_is_newcombes(k, n, low, high):
     "Table I of Newcombe, Statistics in Medicine 17 (1998), method 3."
     assert wilson(k, n) == pytest.approx((low, high), abs=6e-5)
 
-@given(st.integers(1, 20).flatmap(lambda n: st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=n, max_size=n)), st.integers(0, 3))
+
+@given(
+    st.integers(1, 20).flatmap(
+        lambda n: st.lists(
+            st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=n, max_size=n
+        )
+    ),
+    st.integers(0, 3),
+)
 def test_a_hit_by_scores_is_rank_one(scores, column):
-    choice = best(scores, column)
+    choice = best_column(scores, column)
     assert ((choice == column) == (ranks_of(scores, column) == 1)).all()
     found = answer_metrics(choice, column, "score")
-    assert found["hit@1"]["value"] == pytest.approx(found["hit@1_valid"]["value"]) and set(found["valid"].values()) == {1.}
+    assert found["hit@1"]["value"] == pytest.approx(found["hit@1_valid"]["value"]) and set(
+        found["valid"].values()
+    ) == {1.0}
 
 
 # ---- two models ----
 
+
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_mcnemar_is_the_binomial_test(b, c):
-    expected = stats.binomtest(b, b + c).pvalue if b + c else 1.
+    expected = stats.binomtest(b, b + c).pvalue if b + c else 1.0
     assert float(mcnemar_p(b, c)) == pytest.approx(expected, rel=1e-9)
     assert mcnemar_p(b, c) == mcnemar_p(c, b)
+
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=80))
 def test_the_paired_table(pairs):
     a, b = np.array(pairs).T
     found = mcnemar(a, b)
-    assert [found[k] for k in ("both", "b", "c", "neither")] == [pairs.count(p) for p in ((True, True), (True, False), (False, True), (False, False))]
-    rows = over_overlaps(int(a.sum()), int(b.sum()), len(pairs)).set_index("both")
-    assert rows.loc[found["both"], ["b", "c"]].tolist() == [found["b"], found["c"]] and rows.loc[found["both"], "p"] == found["p"]
-    assert (rows[["b", "c"]].to_numpy() >= 0).all() and (rows.index + rows["b"] + rows["c"] <= len(pairs)).all()
+    assert [found[k] for k in ("both", "b", "c", "neither")] == [
+        pairs.count(p) for p in ((True, True), (True, False), (False, True), (False, False))
+    ]
+    rows = mcnemar_overlaps(int(a.sum()), int(b.sum()), len(pairs)).set_index("both")
+    assert (
+        rows.loc[found["both"], ["b", "c"]].tolist() == [found["b"], found["c"]]
+        and rows.loc[found["both"], "p"] == found["p"]
+    )
+    assert (rows[["b", "c"]].to_numpy() >= 0).all() and (
+        rows.index + rows["b"] + rows["c"] <= len(pairs)
+    ).all()
+
 
 def test_known_mcnemar():
     "b=10, c=2 and b=59, c=6: sums of binomial coefficients, in whole numbers."
     for b, c in ((10, 2), (59, 6), (48, 42)):
-        exact = 2*sum(math.comb(b + c, i) for i in range(min(b, c) + 1))/2**(b + c)
+        exact = 2 * sum(math.comb(b + c, i) for i in range(min(b, c) + 1)) / 2 ** (b + c)
         assert float(mcnemar_p(b, c)) == pytest.approx(exact, rel=1e-12)
 
-def test_48_against_42_of_95():
-    rows = over_overlaps(48, 42, 95)
-    assert (rows["p"].min(), rows["p"].max()) == (pytest.approx(.03125), pytest.approx(.5984, abs=1e-4))
-    assert rows.loc[rows["p"] <= .05, ["both", "b", "c"]].values.tolist() == [[42, 6, 0]]
-    assert rows.loc[rows["both"] < 42, "p"].min() > .07
 
-@given(st.integers(5, 150), st.floats(.05, 1), st.floats(0, 1))
+def test_48_against_42_of_95():
+    rows = mcnemar_overlaps(48, 42, 95)
+    assert (rows["p"].min(), rows["p"].max()) == (
+        pytest.approx(0.03125),
+        pytest.approx(0.5984, abs=1e-4),
+    )
+    assert rows.loc[rows["p"] <= 0.05, ["both", "b", "c"]].values.tolist() == [[42, 6, 0]]
+    assert rows.loc[rows["both"] < 42, "p"].min() > 0.07
+
+
+@given(st.integers(5, 150), st.floats(0.05, 1), st.floats(0, 1))
 @settings(max_examples=40, deadline=None)
 def test_power_grows_with_the_difference(n, s, share):
-    low, high = mcnemar_power(n, .5*share*s, s), mcnemar_power(n, share*s, s)
-    assert 0 <= mcnemar_power(n, 0, s) <= .05 + 1e-9 and low <= high + 1e-9 <= 1 + 2e-9
-    assert mcnemar_power(n, -share*s, s) == pytest.approx(high)
+    low, high = mcnemar_power(n, 0.5 * share * s, s), mcnemar_power(n, share * s, s)
+    assert 0 <= mcnemar_power(n, 0, s) <= 0.05 + 1e-9 and low <= high + 1e-9 <= 1 + 2e-9
+    assert mcnemar_power(n, -share * s, s) == pytest.approx(high)
+
 
 def test_power_agrees_with_the_normal_formula_where_users_are_many():
-    for s in (.1, .3):
-        assert smallest_hit_difference(5000, s) == pytest.approx(2.8016*(s/5000)**.5, rel=.04)
+    for s in (0.1, 0.3):
+        assert smallest_hit_difference(5000, s) == pytest.approx(
+            2.8016 * (s / 5000) ** 0.5, rel=0.04
+        )
         d = smallest_hit_difference(400, s)
-        assert users_needed(d*1.0001, s) <= 400 and mcnemar_power(400, d, s) == pytest.approx(.8, abs=1e-6)
+        assert users_needed(d * 1.0001, s) <= 400 and mcnemar_power(400, d, s) == pytest.approx(
+            0.8, abs=1e-6
+        )
 
 
 # ---- what LLaRA's rule costs ----
+
 
 def llara_title(title):
     "As LLaRA's code shows movies: seven letters (the year) cut off, the article in front."
     title = title[:-7]
     for article in (", The", ", A", ", An"):
-        if article in title: return f"{article[2:]} {title.replace(article, '')}"
+        if article in title:
+            return f"{article[2:]} {title.replace(article, '')}"
     return title
 
-@pytest.mark.parametrize("name, least, most", [("llara-movielens", .975, .993), ("llara-lastfm", .995, 1.)])
+
+@pytest.mark.parametrize(
+    "name, least, most", [("llara-movielens", 0.975, 0.993), ("llara-lastfm", 0.995, 1.0)]
+)
 def test_perfect_answers_on_real_data(real_data, name, least, most):
     "A model that writes every target's title: LLaRA's rule does not read all of it, the readers here do, but for movies listed twice."
     ds = read_llara(name, real_data)
     titles = [llara_title(t) for t in ds.titles] if name == "llara-movielens" else ds.titles
-    split, read = by_users(ds, longest=10), {"llara": llara, **READERS}
+    split, read = by_users(ds, max_history=10), {"llara": llara, **ANSWER_READERS}
     valid = {k: [] for k in read}
     for seed in range(10):
         items = uniform_candidates(split, n=19, seed=seed).items
@@ -187,8 +278,9 @@ def test_perfect_answers_on_real_data(real_data, name, least, most):
         for k, f in read.items():
             choice = f([titles[i] for i in items[:, 0]], items, titles)
             assert set(choice.tolist()) <= {0, -1}
-            valid[k].append(np.mean(choice == 0) + (twins/len(items) if k != "llara" else 0))
+            valid[k].append(np.mean(choice == 0) + (twins / len(items) if k != "llara" else 0))
     assert least <= np.mean(valid["llara"]) <= most
     assert np.mean(valid["strict"]) == np.mean(valid["lenient"]) == 1
     plain = uniform_candidates(split, n=19).items
-    if name == "llara-movielens": assert (llara([ds.titles[i] for i in plain[:, 0]], plain, ds.titles) == 0).all()
+    if name == "llara-movielens":
+        assert (llara([ds.titles[i] for i in plain[:, 0]], plain, ds.titles) == 0).all()

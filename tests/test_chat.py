@@ -1,38 +1,73 @@
 """Chat: SmolLM2 behind `transformers serve` against the same model without a server; servers that hang, refuse or talk nonsense; limits, the answers on the disk, the key."""
-import importlib.util, json, os, socket, subprocess, sys, threading, time
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.request import urlopen
 
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np
+import pandas as pd
+import pytest
+import torch
 
-from promptrec.chat import ChatModel, ChatSettings
-from promptrec.core import DOMAINS, PromptrecError, make_dataset
-from promptrec.llm import llm_path, load_llm
-from promptrec.split import Histories
+from promptrec.core import PromptrecError
+from promptrec.data.dataset import DOMAINS, make_dataset
+from promptrec.evaluation.split import Histories
+from promptrec.sbtrec.chat import ChatModel, ChatSettings
+from promptrec.sbtrec.language_model import llm_path, load_llm
 
-FILMS = ["Alien (1979)", "Brazil (1985)", "Casablanca (1942)", "Duck Soup (1933)", "Amélie (2001)", "Alien (1979)"]
+FILMS = [
+    "Alien (1979)",
+    "Brazil (1985)",
+    "Casablanca (1942)",
+    "Duck Soup (1933)",
+    "Amélie (2001)",
+    "Alien (1979)",
+]
 CANDIDATES = np.array([[2, 1, 3], [0, 3, 5], [4, 0, 2]])
 SECRET = "sk-do-not-tell-anyone"
 
 
 @pytest.fixture(scope="module")
 def ds():
-    return make_dataset("films", DOMAINS["movies"], pd.DataFrame({"user": [0]*6, "item": range(6)}), pd.DataFrame({"item": range(6), "title": FILMS}))
+    return make_dataset(
+        "films",
+        DOMAINS["movies"],
+        pd.DataFrame({"user": [0] * 6, "item": range(6)}),
+        pd.DataFrame({"item": range(6), "title": FILMS}),
+    )
+
 
 @pytest.fixture(scope="module")
-def h(): return Histories(np.array([0, 1, 2, 3]), np.full(4, np.nan), np.array([0, 2, 3, 4]))
+def h():
+    return Histories(np.array([0, 1, 2, 3]), np.full(4, np.nan), np.array([0, 2, 3, 4]))
+
 
 @pytest.fixture
 def chat(ds, tmp_path, monkeypatch):
     "Make a model with a key in the environment, a folder of its own and quick failures."
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+
     def make(url, **settings):
-        model = ChatModel(ds, ChatSettings(url, **{"timeout": 5., "retries": 2, "price_in": 0., "price_out": 0.} | settings))
-        model.folder = tmp_path/"chat"
+        model = ChatModel(
+            ds,
+            ChatSettings(
+                url, **{"timeout": 5.0, "retries": 2, "price_in": 0.0, "price_out": 0.0} | settings
+            ),
+        )
+        model.folder = tmp_path / "chat"
         return model
+
     return make
+
 
 def free_port():
     with socket.socket() as s:
@@ -42,182 +77,305 @@ def free_port():
 
 # ---- a real server ----
 
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     "Address and folder of SmolLM2 behind `transformers serve`, a process of its own that ends with the tests."
     lack = [p for p in ("fastapi", "uvicorn") if importlib.util.find_spec(p) is None]
-    if lack: pytest.skip(f"{' and '.join(lack)} not installed, so nothing can be served: pip install 'transformers[serving]'")
-    folder, port, log = Path(llm_path("smollm2-135m")), free_port(), tmp_path_factory.mktemp("serve")/"log"
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", folder.name, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    with open(log, "w") as out: process = subprocess.Popen(command, cwd=folder.parent, stdout=out, stderr=out, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    if lack:
+        pytest.skip(
+            f"{' and '.join(lack)} not installed, so nothing can be served: pip install 'transformers[serving]'"
+        )
+    folder, port, log = (
+        Path(llm_path("smollm2-135m")),
+        free_port(),
+        tmp_path_factory.mktemp("serve") / "log",
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "transformers.cli.transformers",
+        "serve",
+        folder.name,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+    ]
+    with open(log, "w") as out:
+        process = subprocess.Popen(
+            command,
+            cwd=folder.parent,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
     try:
         until = time.monotonic() + 120
         while not ready(port):
-            assert process.poll() is None and time.monotonic() < until, f"the server did not start:\n{log.read_text()[-2000:]}"
-            time.sleep(.2)
+            assert process.poll() is None and time.monotonic() < until, (
+                f"the server did not start:\n{log.read_text()[-2000:]}"
+            )
+            time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/v1", folder, process
     finally:
         process.terminate()
-        try: process.wait(10)
-        except subprocess.TimeoutExpired: process.kill()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
 
 def ready(port):
-    try: return urlopen(f"http://127.0.0.1:{port}/health", timeout=1).status == 200
-    except OSError: return False
+    try:
+        return urlopen(f"http://127.0.0.1:{port}/health", timeout=1).status == 200
+    except OSError:
+        return False
+
 
 def test_a_served_model_says_what_it_says_without_a_server(served, chat, h):
     url, folder, process = served
-    model = chat(url, served=folder.name, timeout=60., retries=0, max_tokens=8)
+    model = chat(url, served=folder.name, timeout=60.0, retries=0, max_tokens=8)
     said = model.answers(h, CANDIDATES)
     assert model.calls == 3 and len(list(model.folder.iterdir())) == 3
     llm, tok = load_llm(str(folder))
     for request, answer in zip(model.requests(h, CANDIDATES), said):
-        x = tok.apply_chat_template(request["messages"], add_generation_prompt=True, return_dict=True, return_tensors="pt")
-        with torch.no_grad(): out = llm.generate(**x, do_sample=False, max_new_tokens=8)
+        x = tok.apply_chat_template(
+            request["messages"], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
+        with torch.no_grad():
+            out = llm.generate(**x, do_sample=False, max_new_tokens=8)
         n = x["input_ids"].shape[1]
         assert answer == tok.decode(out[0, n:], skip_special_tokens=True).strip() != ""
         kept = json.loads(model.path(request).read_text())
-        assert (kept["prompt_tokens"], kept["completion_tokens"], kept["request"]) == (n, out.shape[1] - n, request)
-    with pytest.raises(PromptrecError, match="refused the request for model 'gpt-4' .400.*pinned to"): chat(url).answers(h, CANDIDATES)
-    process.terminate(); process.wait(10)
+        assert (kept["prompt_tokens"], kept["completion_tokens"], kept["request"]) == (
+            n,
+            out.shape[1] - n,
+            request,
+        )
+    with pytest.raises(
+        PromptrecError, match="refused the request for model 'gpt-4' .400.*pinned to"
+    ):
+        chat(url).answers(h, CANDIDATES)
+    process.terminate()
+    process.wait(10)
     again = chat(url, served=folder.name, retries=0, max_tokens=8)
     assert again.answers(h, CANDIDATES) == said and again.calls == 0  # the server is gone
-    with pytest.raises(PromptrecError, match=f"{url} cannot be reached"): again.answers(h, CANDIDATES[:, :2])
+    with pytest.raises(PromptrecError, match=f"{url} cannot be reached"):
+        again.answers(h, CANDIDATES[:, :2])
 
 
 # ---- bad servers ----
 
+
 class Bad(BaseHTTPRequestHandler):
     "Does what the server's list `todo` says, one thing a request: a status, 'hang', or a body; then it answers well."
+
     protocol_version = "HTTP/1.1"
+
     def do_POST(self):
         server, body = self.server, self.rfile.read(int(self.headers["Content-Length"]))
         server.seen.append((json.loads(body), self.headers["Authorization"]))
         what = server.todo.pop(0) if server.todo else 200
-        if what == "hang": server.over.wait(10)
+        if what == "hang":
+            server.over.wait(10)
         usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
-        good = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "usage": usage,
-                "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": f" Film {len(server.seen)}\n"}}]}
+        good = {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "m",
+            "usage": usage,
+            "choices": [
+                {
+                    "index": 0,
+                    "finish_reason": "stop",
+                    "message": {"role": "assistant", "content": f" Film {len(server.seen)}\n"},
+                }
+            ],
+        }
         fault = {"error": {"message": f"I do not like {self.headers['Authorization']}"}}
         text = what if isinstance(what, str) else json.dumps(good if what == 200 else fault)
         try:
             self.send_response(what if isinstance(what, int) else 200)
-            for k, v in {"Content-Type": "application/json", "Content-Length": len(text.encode()), **server.headers}.items(): self.send_header(k, str(v))
+            for k, v in {
+                "Content-Type": "application/json",
+                "Content-Length": len(text.encode()),
+                **server.headers,
+            }.items():
+                self.send_header(k, str(v))
             self.end_headers()
             self.wfile.write(text.encode())
-        except OSError: pass  # the client has gone
-    def log_message(self, *args): pass
+        except OSError:
+            pass  # the client has gone
+
+    def log_message(self, *args):
+        pass
+
 
 @pytest.fixture
 def bad():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Bad)
-    server.daemon_threads, server.todo, server.seen, server.headers, server.over = True, [], [], {"retry-after-ms": "1"}, threading.Event()
+    server.daemon_threads, server.todo, server.seen, server.headers, server.over = (
+        True,
+        [],
+        [],
+        {"retry-after-ms": "1"},
+        threading.Event(),
+    )
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
-    threading.Thread(target=server.serve_forever, args=(.01,), daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
-    server.over.set(); server.shutdown(); server.server_close()
+    server.over.set()
+    server.shutdown()
+    server.server_close()
 
-def one(model, h, b=0): return model.answers(h[[b]], CANDIDATES[[b]])
+
+def one(model, h, b=0):
+    return model.answers(h[[b]], CANDIDATES[[b]])
+
 
 def test_what_is_sent(bad, chat, h):
     model = chat(bad.url, served="m")
     assert one(model, h) == ["Film 1"]
-    (request, key), = bad.seen
+    ((request, key),) = bad.seen
     assert request == model.requests(h[[0]], CANDIDATES[[0]])[0] and key == f"Bearer {SECRET}"
     assert (request["temperature"], request["max_tokens"], len(request["messages"])) == (0, 64, 1)
+
 
 @pytest.mark.parametrize("fault", [408, 409, 429, 500, 503])
 def test_a_passing_fault_is_tried_again(bad, chat, h, fault):
     bad.todo = [fault, fault]
-    model = chat(bad.url, price_in=1000., price_out=2000., max_cost=99.)
+    model = chat(bad.url, price_in=1000.0, price_out=2000.0, max_cost=99.0)
     assert one(model, h) == ["Film 3"] and model.calls == 3
     most = model.most(model.requests(h[[0]], CANDIDATES[[0]])[0])
-    assert model.cost == pytest.approx(2*most + 1.0 + 0.2)  # the failed ones at their most, the good one as counted
+    assert model.cost == pytest.approx(
+        2 * most + 1.0 + 0.2
+    )  # the failed ones at their most, the good one as counted
+
 
 def test_it_waits_longer_each_time(bad, chat, h):
     bad.todo, bad.headers = [500, 500], {}
     started = time.monotonic()
     one(chat(bad.url), h)
-    assert time.monotonic() - started > .375 + .75  # half a second and one, less a quarter
+    assert time.monotonic() - started > 0.375 + 0.75  # half a second and one, less a quarter
+
 
 def test_a_fault_that_stays(bad, chat, h):
-    bad.todo = [429]*9
+    bad.todo = [429] * 9
     model = chat(bad.url)
-    with pytest.raises(PromptrecError, match="refused the request for model 'gpt-4' .429."): one(model, h)
+    with pytest.raises(PromptrecError, match="refused the request for model 'gpt-4' .429."):
+        one(model, h)
     assert model.calls == 3 == len(bad.seen) and not model.folder.exists()
 
+
 def test_silence(bad, chat, h):
-    bad.todo = ["hang"]*9
-    with pytest.raises(PromptrecError, match="gave no answer within 0.3 seconds"): one(model := chat(bad.url, timeout=.3, retries=1), h)
+    bad.todo = ["hang"] * 9
+    with pytest.raises(PromptrecError, match="gave no answer within 0.3 seconds"):
+        one(model := chat(bad.url, timeout=0.3, retries=1), h)
     assert model.calls == 2
     bad.todo = ["hang"]
-    assert one(chat(bad.url, timeout=.3, retries=1), h) == ["Film 4"]
+    assert one(chat(bad.url, timeout=0.3, retries=1), h) == ["Film 4"]
+
 
 def test_nobody_there(chat, h):
     url = f"http://127.0.0.1:{free_port()}/v1"
-    with pytest.raises(PromptrecError, match=f"{url} cannot be reached .*refused"): one(chat(url, retries=0), h)
+    with pytest.raises(PromptrecError, match=f"{url} cannot be reached .*refused"):
+        one(chat(url, retries=0), h)
+
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_wrong_key(bad, chat, h, status):
     bad.todo = [status]
-    with pytest.raises(PromptrecError, match=f"refused the key .{status}.. Set OPENAI_API_KEY") as e: one(chat(bad.url), h)
-    assert len(bad.seen) == 1 and SECRET not in repr(e.getrepr(style="long")) and e.value.__context__ is None
+    with pytest.raises(
+        PromptrecError, match=f"refused the key .{status}.. Set OPENAI_API_KEY"
+    ) as e:
+        one(chat(bad.url), h)
+    assert (
+        len(bad.seen) == 1
+        and SECRET not in repr(e.getrepr(style="long"))
+        and e.value.__context__ is None
+    )
 
-@pytest.mark.parametrize("text", ["", "not json", "[]", "{}", '{"choices": []}', '{"choices": [{"message": null}]}', '"hello"'])
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "not json", "[]", "{}", '{"choices": []}', '{"choices": [{"message": null}]}', '"hello"'],
+)
 def test_nonsense(bad, chat, h, text):
-    bad.todo = [text]*9
-    with pytest.raises(PromptrecError, match="gave no chat completion"): one(chat(bad.url), h)
+    bad.todo = [text] * 9
+    with pytest.raises(PromptrecError, match="gave no chat completion"):
+        one(chat(bad.url), h)
+
 
 def test_no_words_and_no_usage(bad, chat, h):
     bad.todo = ['{"choices": [{"message": {"role": "assistant", "content": null}}]}']
-    model = chat(bad.url, price_in=1000., max_cost=9.)
+    model = chat(bad.url, price_in=1000.0, max_cost=9.0)
     assert one(model, h) == [""] and one(model, h) == [""] and model.calls == 1
     assert model.cost == model.most(model.requests(h[[0]], CANDIDATES[[0]])[0])
 
 
 # ---- limits, the disk, the key ----
 
+
 def test_the_limit_of_calls(bad, chat, h):
     model = chat(bad.url, max_calls=2)
-    with pytest.raises(PromptrecError, match="2 requests were sent.*max_calls=2.*are kept in"): model.answers(h, CANDIDATES)
+    with pytest.raises(PromptrecError, match="2 requests were sent.*max_calls=2.*are kept in"):
+        model.answers(h, CANDIDATES)
     assert len(bad.seen) == 2 == len(list(model.folder.iterdir()))
     more = chat(bad.url, max_calls=1)
     assert more.answers(h, CANDIDATES) == ["Film 1", "Film 2", "Film 3"] and more.calls == 1
 
+
 def test_retries_count_as_calls(bad, chat, h):
-    bad.todo = [500]*9
+    bad.todo = [500] * 9
     model = chat(bad.url, max_calls=2, retries=5)
-    with pytest.raises(PromptrecError, match="500"): one(model, h)
+    with pytest.raises(PromptrecError, match="500"):
+        one(model, h)
     assert len(bad.seen) == 2
-    with pytest.raises(PromptrecError, match="max_calls=2"): one(model, h)
+    with pytest.raises(PromptrecError, match="max_calls=2"):
+        one(model, h)
     assert len(bad.seen) == 2
+
 
 def test_the_limit_of_cost(bad, chat, h):
     "Each answer costs 0.036; what one can cost at most is some 0.02 more."
-    price = {"price_in": 30., "price_out": 60.}
-    model = chat(bad.url, max_cost=.08, **price)
-    with pytest.raises(PromptrecError, match=r"2 requests were sent and at most 0\.0720 spent.*max_cost=0\.08"): model.answers(h, CANDIDATES)
-    assert len(bad.seen) == 2 and model.cost == pytest.approx(.072)
-    bad.todo, model = [500]*9, chat(bad.url, max_cost=.04, retries=9, **price)
-    with pytest.raises(PromptrecError, match="500"): one(model, h, 2)
-    assert 1 <= model.calls < 10 and model.cost <= .04
+    price = {"price_in": 30.0, "price_out": 60.0}
+    model = chat(bad.url, max_cost=0.08, **price)
+    with pytest.raises(
+        PromptrecError, match=r"2 requests were sent and at most 0\.0720 spent.*max_cost=0\.08"
+    ):
+        model.answers(h, CANDIDATES)
+    assert len(bad.seen) == 2 and model.cost == pytest.approx(0.072)
+    bad.todo, model = [500] * 9, chat(bad.url, max_cost=0.04, retries=9, **price)
+    with pytest.raises(PromptrecError, match="500"):
+        one(model, h, 2)
+    assert 1 <= model.calls < 10 and model.cost <= 0.04
+
 
 def test_a_second_run_asks_nothing(bad, chat, h):
     said = chat(bad.url).answers(h, CANDIDATES)
-    assert chat(bad.url, max_calls=0, max_cost=0., price_in=9.).answers(h[[2, 0]], CANDIDATES[[2, 0]][:, ::-1]) == [said[2], said[0]]
+    assert chat(bad.url, max_calls=0, max_cost=0.0, price_in=9.0).answers(
+        h[[2, 0]], CANDIDATES[[2, 0]][:, ::-1]
+    ) == [said[2], said[0]]
     assert len(bad.seen) == 3
     chat(bad.url, max_tokens=9).answers(h, CANDIDATES)
     assert len(bad.seen) == 6
+
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"answer": 1}', '"answer"', b"\xff\xfe"])
 def test_a_damaged_answer_is_named(bad, chat, h, text):
     model = chat(bad.url)
     one(model, h)
-    path, = model.folder.iterdir()
+    (path,) = model.folder.iterdir()
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(PromptrecError, match=f"{path} is no stored answer.*Delete it"): one(model, h)
+    with pytest.raises(PromptrecError, match=f"{path} is no stored answer.*Delete it"):
+        one(model, h)
     path.unlink()
     assert one(model, h) == ["Film 2"]
+
 
 def test_the_key_is_nowhere(bad, chat, h, monkeypatch):
     model = chat(bad.url, retries=0)
@@ -225,33 +383,60 @@ def test_the_key_is_nowhere(bad, chat, h, monkeypatch):
     bad.todo = [400, 500, 401]
     said = []
     for _ in range(3):
-        with pytest.raises(PromptrecError) as e: one(model, h, 1)
+        with pytest.raises(PromptrecError) as e:
+            one(model, h, 1)
         said += [str(e.value), repr(e.value.__context__), repr(e.value.__cause__)]
     assert "***" in said[0]
     kept = "".join(p.read_text() for p in model.folder.iterdir())
-    assert SECRET not in "".join([*said, kept, repr(vars(model)), json.dumps(asdict(model.settings))])
-    assert [k for _, k in bad.seen] == [f"Bearer {SECRET}"]*4
+    assert SECRET not in "".join(
+        [*said, kept, repr(vars(model)), json.dumps(asdict(model.settings))]
+    )
+    assert [k for _, k in bad.seen] == [f"Bearer {SECRET}"] * 4
     monkeypatch.setenv("OPENAI_API_KEY", "sk-é")
-    with pytest.raises(PromptrecError, match="characters that no key has"): one(model, h, 1)
+    with pytest.raises(PromptrecError, match="characters that no key has"):
+        one(model, h, 1)
     monkeypatch.delenv("OPENAI_API_KEY")
     assert one(model, h, 1) == ["Film 5"] and SECRET not in bad.seen[-1][1]
 
 
 def test_a_chat_model_is_a_run_like_any_other(tmp_path, monkeypatch):
-    from promptrec.experiments import configure, execute, prepare
-    from promptrec.records import read_record
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path/"cache"))
-    folder = tmp_path/"films"; folder.mkdir()
+    from promptrec.experiments.records import read_record
+    from promptrec.experiments.run import configure, execute, prepare
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "films"
+    folder.mkdir()
     g = np.random.default_rng(0)
-    rows = pd.DataFrame({"user": np.repeat(range(20), 6), "item": np.concatenate([g.permutation(30)[:6] for _ in range(20)]), "rating": 5, "timestamp": range(120)})
-    rows.to_csv(folder/"interactions.csv", index=False)
-    pd.DataFrame({"item": range(30), "title": [f"Film {i}" for i in range(30)], "genres": "Drama"}).to_csv(folder/"items.csv", index=False)
-    run = configure(dataset=str(folder), model="chat", split="users", candidates="uniform-4", longest=5, max_calls=0, out_dir=str(tmp_path/"runs"))
+    rows = pd.DataFrame(
+        {
+            "user": np.repeat(range(20), 6),
+            "item": np.concatenate([g.permutation(30)[:6] for _ in range(20)]),
+            "rating": 5,
+            "timestamp": range(120),
+        }
+    )
+    rows.to_csv(folder / "interactions.csv", index=False)
+    pd.DataFrame(
+        {"item": range(30), "title": [f"Film {i}" for i in range(30)], "genres": "Drama"}
+    ).to_csv(folder / "items.csv", index=False)
+    run = configure(
+        dataset=str(folder),
+        model="chat",
+        split="users",
+        candidates="uniform-4",
+        max_history=5,
+        max_calls=0,
+        out_dir=str(tmp_path / "runs"),
+    )
     data = prepare(run)
-    with pytest.raises(PromptrecError, match="max_calls=0"): execute(run, data)
+    with pytest.raises(PromptrecError, match="max_calls=0"):
+        execute(run, data)
     model, items = ChatModel(data.dataset, run.settings), data.candidates["test"].items
     model.folder.mkdir(parents=True)
     for b, request in enumerate(model.requests(data.split.histories("test"), items)):
         model.path(request).write_text(json.dumps({"answer": model.names[items[b, b % 2]]}))
     record = read_record(execute(run, data).path)
-    assert set(record["metrics"]["test"]) == {"generate"} and record["metrics"]["test"]["generate"]["hit@1"]["value"] == .5
+    assert (
+        set(record["metrics"]["test"]) == {"generate"}
+        and record["metrics"]["test"]["generate"]["hit@1"]["value"] == 0.5
+    )

@@ -1,47 +1,67 @@
 """Every model by its name, and the grid that fills in missing records."""
+
 import json
 
 import pytest
 
 from promptrec.core import PromptrecError
-from promptrec.experiments import MODELS, configure, execute, known_parameters, prepare
-from promptrec.grid import BASELINES, GRID, missing, record_path, run_all, runs_of
+from promptrec.experiments.grid import BASELINES, GRID, missing, record_path, run_all, runs_of
+from promptrec.experiments.registry import MODELS
+from promptrec.experiments.run import configure, execute, known_parameters, prepare
 
 
 @pytest.mark.parametrize("model", BASELINES)
 def test_every_baseline_makes_a_record(model, own, tmp_path):
-    run = configure(dataset=str(own), candidates="uniform-5", model=model, preset="tiny", out_dir=str(tmp_path))
+    run = configure(
+        dataset=str(own), candidates="uniform-5", model=model, preset="tiny", out_dir=str(tmp_path)
+    )
     result = execute(run, prepare(run))
     assert result.record["model"] == model and len(result.ranks) == 40
     assert result.record["parameters"]["total"] > 0 or MODELS[model].presets is None
-    assert MODELS[model].presets is None or ("full recall@10" in result.curves) == ("valid" in MODELS[model].full)
-    assert (tmp_path/f"{run.name}.json").is_file() and run.folder.is_dir()
+    assert MODELS[model].presets is None or ("full recall@10" in result.curves) == (
+        "valid" in MODELS[model].full
+    )
+    assert (tmp_path / f"{run.name}.json").is_file() and run.folder.is_dir()
 
 
 def test_models_without_training_take_no_loop_settings():
-    assert "epochs" not in known_parameters("ease") and "regularisation" in known_parameters("ease") and "lr" in known_parameters("sasrec")
-    with pytest.raises(PromptrecError, match="Unknown parameter of ease"): configure(model="ease", epochs=3)
+    assert (
+        "epochs" not in known_parameters("ease")
+        and "regularisation" in known_parameters("ease")
+        and "lr" in known_parameters("sasrec")
+    )
+    with pytest.raises(PromptrecError, match="Unknown parameter of ease"):
+        configure(model="ease", epochs=3)
     assert configure(model="sasrec", loss="bce").settings.loss == "bce"
 
 
 def test_every_run_of_the_grid_is_one_that_can_be_configured():
     for runs in GRID.values():
-        for given in runs: assert configure(**given, preset="paper").name
+        for given in runs:
+            assert configure(**given, preset="paper").name
 
 
 def test_a_deleted_record_is_made_again_with_the_same_metrics(tmp_path):
     given = {"dataset": "ml-100k", "model": "sasrec", "preset": "tiny", "seed": 0}
-    read = lambda: json.loads(record_path(given, tmp_path/"records").read_text())["metrics"]
-    run_all([given], tmp_path/"records", tmp_path/"runs")
+    read = lambda: json.loads(record_path(given, tmp_path / "records").read_text())["metrics"]
+    run_all([given], tmp_path / "records", tmp_path / "runs")
     first = read()
-    record_path(given, tmp_path/"records").unlink()
-    assert missing([given], tmp_path/"records") == [given]
-    run_all([given], tmp_path/"records", tmp_path/"others")
+    record_path(given, tmp_path / "records").unlink()
+    assert missing([given], tmp_path / "records") == [given]
+    run_all([given], tmp_path / "records", tmp_path / "others")
     assert read() == first
 
 
 def test_papermill_fills_in_what_is_missing(papermill, tmp_path):
-    done = papermill("run_all", tmp_path/"out.ipynb", table="quick", preset="tiny", shard="1/17", records=tmp_path/"records", out_dir=tmp_path/"runs")
+    done = papermill(
+        "run_all",
+        tmp_path / "out.ipynb",
+        table="quick",
+        preset="tiny",
+        shard="1/17",
+        records=tmp_path / "records",
+        out_dir=tmp_path / "runs",
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "1 runs made, 0 failed" in (tmp_path/"out.ipynb").read_text()
-    assert missing(runs_of("quick", "tiny"), tmp_path/"records", "1/17") == []
+    assert "1 runs made, 0 failed" in (tmp_path / "out.ipynb").read_text()
+    assert missing(runs_of("quick", "tiny"), tmp_path / "records", "1/17") == []

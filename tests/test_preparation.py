@@ -1,17 +1,25 @@
 """From a data set's name to split and candidates: published counts, no leaks, the same in every process, tables from papermill."""
-import json, os, subprocess, sys
+
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np, pandas as pd, pytest
-from hypothesis import given, settings, strategies as st
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from promptrec.backbone import load_tokenizer
-from promptrec.candidates import draw_candidates
-from promptrec.core import DOMAINS, PromptrecError, make_dataset, sha256
-from promptrec.datasets import DATASETS, load_dataset
-from promptrec.experiments import configure, prepare
-from promptrec.prompt import PromptEncoder, encode, window_rows, window_starts
-from promptrec.split import PARTS, SPLITS, histories_at
+from promptrec.core import PromptrecError, sha256
+from promptrec.data.dataset import DOMAINS, make_dataset
+from promptrec.data.registry import DATASETS, load_dataset
+from promptrec.evaluation.candidates import draw_candidates
+from promptrec.evaluation.split import PARTS, SPLITS, histories_at
+from promptrec.experiments.run import configure, prepare
+from promptrec.mibert.encoder import load_tokenizer
+from promptrec.mibert.prompts import PromptEncoder, encode_prompts, window_rows, window_starts
 
 HASHES = """
 import sys
@@ -23,7 +31,13 @@ for name in sys.argv[1:]: print(*here(name))
 def hashes(names, hash_seed):
     "Hashes of data, split and candidates of each data set, in a process of its own."
     env = dict(os.environ, PYTHONHASHSEED=str(hash_seed))
-    done = subprocess.run([sys.executable, "-c", HASHES, *names], cwd=Path(__file__).parent, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", HASHES, *names],
+        cwd=Path(__file__).parent,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return [line.split() for line in done.stdout.splitlines()]
 
@@ -31,10 +45,18 @@ def hashes(names, hash_seed):
 def here(name):
     "Hashes of data, split, candidates and training prompts."
     data = prepare(configure(dataset=name, model="popularity"))
-    enc, rows = PromptEncoder(data.dataset, load_tokenizer("minilm-l6"), 128), window_rows(data.split)[:2000]
+    enc, rows = (
+        PromptEncoder(data.dataset, load_tokenizer("minilm-l6"), 128),
+        window_rows(data.split)[:2000],
+    )
     start = window_starts(enc, data.split, rows)
-    tokens = encode(enc, histories_at(data.dataset, start, rows)).tokens
-    return [data.dataset.hash, data.split.hash, *(c.hash for c in data.candidates.values()), sha256(rows, start, tokens)]
+    tokens = encode_prompts(enc, histories_at(data.dataset, start, rows)).tokens
+    return [
+        data.dataset.hash,
+        data.split.hash,
+        *(c.hash for c in data.candidates.values()),
+        sha256(rows, start, tokens),
+    ]
 
 
 def test_preparation_is_the_same_in_every_process():
@@ -47,31 +69,58 @@ def test_preparation_of_real_data_is_the_same_in_every_process(real_data):
     assert hashes(names, 1) == [here(n) for n in names]
 
 
-@pytest.mark.parametrize("name, users, items, interactions", [
-    ("ml-100k", 943, 1682, 100_000), ("ml-1m", 6040, 3706, 1_000_209), ("beauty-5core", 22_363, 12_101, 198_502),
-    ("video-games-5core", 24_303, 10_672, 231_780), ("steam-australian", 25_458, 3_682, 58_431)])
+@pytest.mark.parametrize(
+    "name, users, items, interactions",
+    [
+        ("ml-100k", 943, 1682, 100_000),
+        ("ml-1m", 6040, 3706, 1_000_209),
+        ("beauty-5core", 22_363, 12_101, 198_502),
+        ("video-games-5core", 24_303, 10_672, 231_780),
+        ("steam-australian", 25_458, 3_682, 58_431),
+    ],
+)
 def test_published_counts(real_data, name, users, items, interactions):
     ds = load_dataset(name, real_data)
     assert ds.steps[0] == ("read", users, items, interactions)
     assert np.diff(ds.offsets).min() >= 5
-    if name == "ml-1m": assert ds.listed == 3883
+    if name == "ml-1m":
+        assert ds.listed == 3883
 
 
 def test_llara_movielens_has_the_released_windows(real_data):
-    data = prepare(configure(dataset="llara-movielens", model="popularity", data_dir=str(real_data)))
+    data = prepare(
+        configure(dataset="llara-movielens", model="popularity", data_dir=str(real_data))
+    )
     split = data.split
-    assert (len(split.valid), len(split.test), (split.train_end > 0).sum(), split.dataset.n_items) == (94, 95, 754, 1682)
-    assert split.histories("test").lengths.max() == 10 and data.candidates["test"].items.shape == (95, 21)
+    assert (
+        len(split.valid),
+        len(split.test),
+        (split.train_end > 0).sum(),
+        split.dataset.n_items,
+    ) == (94, 95, 754, 1682)
+    assert split.histories("test").lengths.max() == 10 and data.candidates["test"].items.shape == (
+        95,
+        21,
+    )
     starts = split.dataset.timestamp[split.dataset.offsets[:-1]]
-    assert starts[split.train_end > 0].max() <= starts[split.users("valid")].min() <= starts[split.users("valid")].max() <= starts[split.users("test")].min()
+    assert (
+        starts[split.train_end > 0].max()
+        <= starts[split.users("valid")].min()
+        <= starts[split.users("valid")].max()
+        <= starts[split.users("test")].min()
+    )
 
 
-ROWS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 8), st.integers(0, 30)), min_size=30, max_size=120)
+ROWS = st.lists(
+    st.tuples(st.integers(0, 6), st.integers(0, 8), st.integers(0, 30)), min_size=30, max_size=120
+)
 
 
 def dataset_of(rows):
     items = pd.DataFrame({"item": range(9), "title": [f"Film {i}" for i in range(9)]})
-    return make_dataset("toy", DOMAINS["movies"], pd.DataFrame(rows, columns=["user", "item", "timestamp"]), items)
+    return make_dataset(
+        "toy", DOMAINS["movies"], pd.DataFrame(rows, columns=["user", "item", "timestamp"]), items
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -79,17 +128,26 @@ def dataset_of(rows):
 def test_no_split_shows_a_user_her_future(rows, longest):
     ds = dataset_of(rows)
     for name, make in SPLITS.items():
-        try: split = make(ds)
-        except PromptrecError: continue
+        try:
+            split = make(ds)
+        except PromptrecError:
+            continue
         order = np.arange(len(ds)) - ds.offsets[ds.user]
         for part in PARTS:
             row, users, h = split.rows(part), split.users(part), split.past(part)
-            assert len(users) and len(set(users)) == len(users) and (split.train_end[users] <= order[row]).all()
+            assert (
+                len(users)
+                and len(set(users)) == len(users)
+                and (split.train_end[users] <= order[row]).all()
+            )
             assert (h.lengths == order[row]).all() and (h.lengths > 0).all()
-        assert not set(split.train_rows) & {*split.valid, *split.test} and not set(split.valid) & set(split.test)
-        if name == "users": assert not {*ds.user[split.train_rows]} & {*split.users("valid"), *split.users("test")}
+        assert not set(split.train_rows) & {*split.valid, *split.test} and not set(
+            split.valid
+        ) & set(split.test)
+        if name == "users":
+            assert not {*ds.user[split.train_rows]} & {*split.users("valid"), *split.users("test")}
         if name == "time":
-            t1, t2 = np.quantile(ds.timestamp, [.8, .9], method="higher")
+            t1, t2 = np.quantile(ds.timestamp, [0.8, 0.9], method="higher")
             assert (ds.timestamp[split.train_rows] < t1).all()
             for part, t in zip(PARTS, (t1, t2)):
                 past = ds.timestamp[split.rows(part) - 1]
@@ -103,53 +161,99 @@ def test_candidates_are_the_target_and_what_the_user_never_touched(rows, name):
     try:
         split = SPLITS["users"](ds)
         drawn = draw_candidates(split, name)
-    except PromptrecError: return
+    except PromptrecError:
+        return
     for part in PARTS:
         items, users = drawn[part].items, split.users(part)
         assert (items[:, 0] == split.targets(part)).all()
         for u, negatives in zip(users, items[:, 1:]):
-            touched = set(ds.item[ds.offsets[u]:ds.offsets[u + 1]])
+            touched = set(ds.item[ds.offsets[u] : ds.offsets[u + 1]])
             assert not touched & set(negatives) and len(set(negatives)) == len(negatives)
 
 
 @settings(max_examples=60, deadline=None)
 @given(ROWS, st.randoms(use_true_random=False))
 def test_row_order_counts_only_within_one_moment(rows, random):
-    moved = sorted(rows, key=lambda r: (r[2], ))  # stable: ties keep their order
+    moved = sorted(rows, key=lambda r: (r[2],))  # stable: ties keep their order
     moments = {}
-    for r in moved: moments.setdefault(r[2], []).append(r)
+    for r in moved:
+        moments.setdefault(r[2], []).append(r)
     groups = list(moments.values())
     random.shuffle(groups)
     assert dataset_of([r for g in groups for r in g]).hash == dataset_of(rows).hash
 
 
 def test_own_data_by_its_folder(papermill, own, tmp_path):
-    done = papermill("train", tmp_path/"out.ipynb", dataset=own, model="popularity", candidates="uniform-5", prefix="reading books", verb="reads", noun="book",
-                     out_dir=tmp_path/"runs")
+    done = papermill(
+        "train",
+        tmp_path / "out.ipynb",
+        dataset=own,
+        model="popularity",
+        candidates="uniform-5",
+        prefix="reading books",
+        verb="reads",
+        noun="book",
+        out_dir=tmp_path / "runs",
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    record, = [json.loads(p.read_text()) for p in (tmp_path/"runs").glob("*.json")]
-    assert record["dataset"] == "my-books" and record["config"]["verb"] == "reads" and str(tmp_path) not in json.dumps(record["config"])
-    assert "The user is reading books: The user reads" in (tmp_path/"out.ipynb").read_text()
+    (record,) = [json.loads(p.read_text()) for p in (tmp_path / "runs").glob("*.json")]
+    assert (
+        record["dataset"] == "my-books"
+        and record["config"]["verb"] == "reads"
+        and str(tmp_path) not in json.dumps(record["config"])
+    )
+    assert "The user is reading books: The user reads" in (tmp_path / "out.ipynb").read_text()
 
 
 def test_own_data_trains_the_model(own, tmp_path):
-    from promptrec.experiments import execute
+    from promptrec.experiments.run import execute
+
     run = configure(dataset=str(own), preset="tiny", candidates="uniform-5", out_dir=str(tmp_path))
     assert len(execute(run, prepare(run)).ranks) == 40
 
 
 def test_tables_are_drawn_for_what_is_at_hand(papermill, own, tmp_path):
-    done = papermill("tables", tmp_path/"out.ipynb", dataset=f"ml-100k,{own}", out_dir=tmp_path)
+    done = papermill("tables", tmp_path / "out.ipynb", dataset=f"ml-100k,{own}", out_dir=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    read = lambda name: pd.read_csv(tmp_path/"paper-a"/f"{name}.csv", index_col=0, dtype=str, keep_default_na=False)
-    assert read("table-1").index.tolist() == ["ml-1m", "ml-10m", "ml-20m", "beauty", "video-games", "ml-100k", "my-books"]
-    assert read("table-2").loc["beauty", "mean, ours"] == "not at hand" and read("table-2").loc["ml-100k", "longest, ours"] == "737"
-    assert read("released").loc["ml-100k", "interactions, difference"] == "0" and read("released-others").loc["ml-1m", "ours"] == "not at hand"
-    assert {p.name for p in (tmp_path/"paper-a").iterdir()} >= {"table-3.md", "data.png", "data.pdf", "filters.csv"}
+    read = lambda name: pd.read_csv(
+        tmp_path / "paper-a" / f"{name}.csv", index_col=0, dtype=str, keep_default_na=False
+    )
+    assert read("table-1").index.tolist() == [
+        "ml-1m",
+        "ml-10m",
+        "ml-20m",
+        "beauty",
+        "video-games",
+        "ml-100k",
+        "my-books",
+    ]
+    assert (
+        read("table-2").loc["beauty", "mean, ours"] == "not at hand"
+        and read("table-2").loc["ml-100k", "longest, ours"] == "737"
+    )
+    assert (
+        read("released").loc["ml-100k", "interactions, difference"] == "0"
+        and read("released-others").loc["ml-1m", "ours"] == "not at hand"
+    )
+    assert {p.name for p in (tmp_path / "paper-a").iterdir()} >= {
+        "table-3.md",
+        "data.png",
+        "data.pdf",
+        "filters.csv",
+    }
 
 
 def test_tables_of_real_data_are_the_papers(papermill, real_data, tmp_path):
-    done = papermill("tables", tmp_path/"out.ipynb", dataset="ml-1m", data_dir=real_data, out_dir=tmp_path)
+    done = papermill(
+        "tables", tmp_path / "out.ipynb", dataset="ml-1m", data_dir=real_data, out_dir=tmp_path
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    row = {k: v for n in (2, 3) for k, v in pd.read_csv(tmp_path/"paper-a"/f"table-{n}.csv", index_col=0, dtype=str).loc["ml-1m"].items()}
-    for name in ("mean", "longest", "users", "512 mean", "512 most", "512 prompts"): assert row[f"{name}, ours"] == row[f"{name}, paper"], name
+    row = {
+        k: v
+        for n in (2, 3)
+        for k, v in pd.read_csv(tmp_path / "paper-a" / f"table-{n}.csv", index_col=0, dtype=str)
+        .loc["ml-1m"]
+        .items()
+    }
+    for name in ("mean", "longest", "users", "512 mean", "512 most", "512 prompts"):
+        assert row[f"{name}, ours"] == row[f"{name}, paper"], name

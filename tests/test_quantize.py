@@ -1,11 +1,13 @@
 "Residual quantization against an outside reference, on any shape, under mixed precision, and on a saved model."
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from promptrec.core import PromptrecError, rng
-from promptrec.quantize import ResidualQuantizer, kmeans, nearest
+from promptrec.sbtrec.quantizer import ResidualQuantizer, kmeans, nearest
 
 
 def started(n, d, levels, codes, seed=0):
@@ -18,11 +20,15 @@ def started(n, d, levels, codes, seed=0):
 
 @pytest.mark.parametrize("d, levels, codes", [(64, 3, 128), (8, 1, 16), (16, 4, 32)])
 def test_equals_vector_quantize_pytorch_on_the_same_codebooks(d, levels, codes):
-    lib = pytest.importorskip("vector_quantize_pytorch", reason="vector-quantize-pytorch, the outside reference, is not installed")
+    lib = pytest.importorskip(
+        "vector_quantize_pytorch",
+        reason="vector-quantize-pytorch, the outside reference, is not installed",
+    )
     rq, _ = started(1000, d, levels, codes)
-    z = 1.2*torch.randn(2000, d, generator=torch.Generator().manual_seed(9))
+    z = 1.2 * torch.randn(2000, d, generator=torch.Generator().manual_seed(9))
     theirs = lib.ResidualVQ(dim=d, num_quantizers=levels, codebook_size=codes).eval()
-    for layer, book in zip(theirs.layers, rq.codebooks): layer.codebook = book.detach()
+    for layer, book in zip(theirs.layers, rq.codebooks):
+        layer.codebook = book.detach()
     with torch.no_grad():
         e, idx = rq(z)
         their_e, their_idx, _ = theirs(z)
@@ -31,20 +37,28 @@ def test_equals_vector_quantize_pytorch_on_the_same_codebooks(d, levels, codes):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 12), st.integers(1, 4), st.integers(1, 20), st.integers(0, 40), st.integers(0, 1000))
+@given(
+    st.integers(1, 12),
+    st.integers(1, 4),
+    st.integers(1, 20),
+    st.integers(0, 40),
+    st.integers(0, 1000),
+)
 def test_any_shape_equals_the_plain_loop_and_errors_fall(d, levels, codes, more, seed):
     rq, x = started(codes + more, d, levels, codes, seed)
     e, idx = rq(x)
     r = x.double()
     for level, book in enumerate(rq.codebooks.detach().double()):
         away = (r[:, None] - book).pow(2).sum(-1)
-        chosen = away.gather(1, idx[:, level:level + 1])
+        chosen = away.gather(1, idx[:, level : level + 1])
         assert (chosen[:, 0] <= away.min(1).values + 1e-4).all()
         r = r - book[idx[:, level]]
     assert torch.allclose((x - e).double(), r, atol=1e-5)
     report = rq.report(x)
     assert (report["error"].diff().dropna() <= 1e-4).all()
-    assert (report["used"] + report["dead"] == codes).all() and (report["perplexity"] <= codes + 1e-3).all()
+    assert (report["used"] + report["dead"] == codes).all() and (
+        report["perplexity"] <= codes + 1e-3
+    ).all()
 
 
 def test_states_that_repeat_leave_codes_dead_but_nothing_breaks():
@@ -59,7 +73,8 @@ def test_states_that_repeat_leave_codes_dead_but_nothing_breaks():
 def test_a_model_in_bfloat16_gets_the_same_codes_and_gradients_in_float32():
     rq, x = started(500, 32, 3, 64)
     plain, idx = rq(x)
-    with torch.autocast("cpu", torch.bfloat16): low, same = rq(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        low, same = rq(x)
     assert torch.equal(idx, same) and torch.equal(plain, low)
     low.sum().backward()
     used = torch.stack([torch.bincount(i, minlength=64) for i in idx.T])
@@ -69,9 +84,10 @@ def test_a_model_in_bfloat16_gets_the_same_codes_and_gradients_in_float32():
 def test_training_moves_chosen_codes_only_and_weights_travel():
     rq, x = started(500, 8, 3, 64)
     before, used = rq.codebooks.detach().clone(), torch.zeros(3, 64, dtype=torch.bool)
-    step = torch.optim.Adam(rq.parameters(), lr=.01)
+    step = torch.optim.Adam(rq.parameters(), lr=0.01)
     e, idx = rq(x[:5])
-    (e - 1).pow(2).sum().backward(); step.step()
+    (e - 1).pow(2).sum().backward()
+    step.step()
     used[torch.arange(3), idx] = True
     moved = (rq.codebooks.detach() != before).any(-1)
     assert torch.equal(moved, used)
@@ -84,8 +100,10 @@ def test_bad_states_are_refused():
     rq, x = started(100, 4, 2, 8)
     x[7] = torch.inf
     for use in (rq, rq.encode, rq.start, rq.report, rq.reseed):
-        with pytest.raises(PromptrecError, match="State 7 of 100"): use(x)
-    with pytest.raises(PromptrecError, match="3 states are too few for 8 codes"): rq.start(x[:3])
+        with pytest.raises(PromptrecError, match="State 7 of 100"):
+            use(x)
+    with pytest.raises(PromptrecError, match="3 states are too few for 8 codes"):
+        rq.start(x[:3])
 
 
 def test_no_state_is_nearer_to_another_mean_after_lloyd():
@@ -101,14 +119,17 @@ def test_three_levels_beat_one_flat_codebook_of_the_same_store_on_sasrec_states(
     from promptrec.baselines.sasrec import SasRec, SasRecSettings
     from promptrec.baselines.sequences import padded
     from promptrec.core import seed_everything
-    from promptrec.datasets import load_dataset
-    from promptrec.fit import Loop, LoopSettings
-    from promptrec.split import by_users, histories_at
+    from promptrec.data.registry import load_dataset
+    from promptrec.evaluation.split import by_users, histories_at
+    from promptrec.training.loop import Loop, LoopSettings
 
     ds = load_dataset("llara-movielens", real_data)
     seed_everything(0)
-    model = SasRec(ds, SasRecSettings(max_items=50, d=64, blocks=1, heads=1, dropout=.1))
-    model.fit(by_users(ds, 10), Loop(LoopSettings(epochs=2, batch_size=128, lr=3e-3, weight_decay=0., precision="no")))
+    model = SasRec(ds, SasRecSettings(max_items=50, d=64, blocks=1, heads=1, dropout=0.1))
+    model.fit(
+        by_users(ds, 10),
+        Loop(LoopSettings(epochs=2, batch_size=128, lr=3e-3, weight_decay=0.0, precision="no")),
+    )
     rows = rng(0).permutation(np.setdiff1d(np.arange(len(ds)), ds.offsets[:-1]))
 
     @torch.inference_mode()
@@ -121,7 +142,11 @@ def test_three_levels_beat_one_flat_codebook_of_the_same_store_on_sasrec_states(
     rq = ResidualQuantizer(64)
     rq.start(train)
     error = rq.report(held)["error"].iloc[-1]
-    assert error < .9*nearest(held, kmeans(train, 384, rng(0)))[1].mean()  # the same 384 vectors stored
+    assert (
+        error < 0.9 * nearest(held, kmeans(train, 384, rng(0)))[1].mean()
+    )  # the same 384 vectors stored
     few = ResidualQuantizer(64)
     few.start(train[:400])
-    assert few.report(held)["error"].iloc[-1] < nearest(held, train[:400])[1].mean()  # the same 21 bits: every state a code is the fullest there is
+    assert (
+        few.report(held)["error"].iloc[-1] < nearest(held, train[:400])[1].mean()
+    )  # the same 21 bits: every state a code is the fullest there is

@@ -1,10 +1,18 @@
 """Whole runs: from a command to a record; wrong parameters; kills, full disks and resuming."""
-import os, signal, subprocess, sys, time
+
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
-import nbformat, pandas as pd, psutil, pytest
+import nbformat
+import pandas as pd
+import psutil
+import pytest
 
-from promptrec.records import read_record
+from promptrec.experiments.records import read_record
 
 TINY = dict(preset="tiny", epochs=2)
 
@@ -12,7 +20,11 @@ TINY = dict(preset="tiny", epochs=2)
 def outputs(path):
     "Everything a notebook printed or showed, as one text."
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    return "\n".join(str(o.get("text", "")) + str(o.get("data", {}).get("text/plain", "")) for c in cells for o in c.outputs)
+    return "\n".join(
+        str(o.get("text", "")) + str(o.get("data", {}).get("text/plain", ""))
+        for c in cells
+        for o in c.outputs
+    )
 
 
 def python_run(out_dir, resume=False, limit=None, **parameters):
@@ -26,19 +38,22 @@ limit = {limit!r}
 if limit: signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 execute(run, data)
 """
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
-def records(folder): return [read_record(p) for p in Path(folder).glob("*.json")]
+def records(folder):
+    return [read_record(p) for p in Path(folder).glob("*.json")]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, papermill):
     "A finished papermill run of the tiny preset: its notebook and its records by model."
     folder = tmp_path_factory.mktemp("run")
-    done = papermill("train", folder/"out.ipynb", out_dir=folder/"runs", **TINY)
+    done = papermill("train", folder / "out.ipynb", out_dir=folder / "runs", **TINY)
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder/"out.ipynb", {r["model"]: r for r in records(folder/"runs")}, folder/"runs"
+    return folder / "out.ipynb", {r["model"]: r for r in records(folder / "runs")}, folder / "runs"
 
 
 def test_papermill_run_writes_a_record_beside_popularity(finished):
@@ -47,15 +62,25 @@ def test_papermill_run_writes_a_record_beside_popularity(finished):
     record = by_model["mibert"]
     assert record["config"]["loop"]["epochs"] == 2 and len(record["curves"]) == 2
     assert record["candidates"] == by_model["popularity"]["candidates"]
-    ranks = pd.read_parquet(runs/record["ranks"])
+    ranks = pd.read_parquet(runs / record["ranks"])
     assert len(ranks) == 943 and set(ranks) == {"user", "sampled", "full"}
-    assert record["metrics"]["test"]["sampled"]["recall@10"]["value"] == pytest.approx((ranks["sampled"] <= 10).mean())
+    assert record["metrics"]["test"]["sampled"]["recall@10"]["value"] == pytest.approx(
+        (ranks["sampled"] <= 10).mean()
+    )
     assert not list(runs.rglob("*.tmp"))
 
 
 def test_notebook_shows_what_it_promises(finished):
     text = outputs(finished[0])
-    for words in ("preset: tiny", "The user is watching movies:", "times faster", "recall@10", "held out", "record:"): assert words in text
+    for words in (
+        "preset: tiny",
+        "The user is watching movies:",
+        "times faster",
+        "recall@10",
+        "held out",
+        "record:",
+    ):
+        assert words in text
 
 
 def test_killed_at_any_moment_and_resumed_gives_the_same_metrics(finished, tmp_path):
@@ -63,17 +88,28 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_metrics(finished, tmp_p
     kills = 0
     for delay in (6.0, 0.2, 1.1):
         process = python_run(tmp_path, resume=True)
-        checkpoint = lambda: max((p.stat().st_mtime_ns for p in tmp_path.rglob("checkpoint.pt")), default=0)
+        checkpoint = lambda: max(
+            (p.stat().st_mtime_ns for p in tmp_path.rglob("checkpoint.pt")), default=0
+        )
         before, started = checkpoint(), time.time()
-        while process.poll() is None and checkpoint() == before and (kills or time.time() - started < delay): time.sleep(.02)
-        if kills: time.sleep(delay)
+        while (
+            process.poll() is None
+            and checkpoint() == before
+            and (kills or time.time() - started < delay)
+        ):
+            time.sleep(0.02)
+        if kills:
+            time.sleep(delay)
         if process.poll() is None:
-            process.send_signal(signal.SIGKILL); process.wait(); kills += 1
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
     assert kills >= 2
     process = python_run(tmp_path, resume=True)
     assert process.wait(600) == 0, process.stdout.read()
-    record, = records(tmp_path)
-    for part in ("metrics", "config", "data_hash", "candidates"): assert record[part] == by_model["mibert"][part]  # the notebook's run, from Python
+    (record,) = records(tmp_path)
+    for part in ("metrics", "config", "data_hash", "candidates"):
+        assert record[part] == by_model["mibert"][part]  # the notebook's run, from Python
     assert not list(tmp_path.rglob("*.tmp"))
     drop = lambda r: [{k: v for k, v in row.items() if k != "seconds"} for row in r["curves"]]
     assert drop(record) == drop(by_model["mibert"])
@@ -87,45 +123,91 @@ def test_full_disk_is_a_clear_error_and_leaves_nothing_half_written(tmp_path):
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
-@pytest.mark.parametrize("given, words", [
-    ({"dataset": "ml-100"}, ["Unknown dataset 'ml-100'", "ml-100k, movielens-small"]),
-    ({"model": "mibird"}, ["Unknown model 'mibird'", "mibert, mibert-pb"]),
-    ({"epochz": 3}, ["Unknown parameter of mibert 'epochz'", "epochs"])])
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"dataset": "ml-100"}, ["Unknown dataset 'ml-100'", "ml-100k, movielens-small"]),
+        ({"model": "mibird"}, ["Unknown model 'mibird'", "mibert, mibert-pb"]),
+        ({"epochz": 3}, ["Unknown parameter of mibert 'epochz'", "epochs"]),
+    ],
+)
 def test_wrong_parameters_end_the_notebook_with_what_is_known(papermill, tmp_path, given, words):
-    done = papermill("train", tmp_path/"out.ipynb", out_dir=tmp_path/"runs", **given)
+    done = papermill("train", tmp_path / "out.ipynb", out_dir=tmp_path / "runs", **given)
     assert done.returncode != 0
-    for w in words: assert w in done.stderr
-    assert not (tmp_path/"runs").exists()
+    for w in words:
+        assert w in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_ml_1m_prompts_are_those_of_table_3(papermill, tmp_path, real_data):
-    done = papermill("train", tmp_path/"out.ipynb", dataset="ml-1m", data_dir=real_data, epochs=0, out_dir=tmp_path/"runs")
+    done = papermill(
+        "train",
+        tmp_path / "out.ipynb",
+        dataset="ml-1m",
+        data_dir=real_data,
+        epochs=0,
+        out_dir=tmp_path / "runs",
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    text = outputs(tmp_path/"out.ipynb")
+    text = outputs(tmp_path / "out.ipynb")
     row = next(line.split() for line in text.splitlines() if line.startswith("paper"))
     assert [float(x) for x in row[1:5]] == [512, 48320, 28.4, 37]
-    assert "nothing is trained" in text and not (tmp_path/"runs").exists()
+    assert "nothing is trained" in text and not (tmp_path / "runs").exists()
 
 
 def two_processes(out_dir, **words):
     "Start a run that two processes share."
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m", "promptrec.experiments", *(f"{k}={v}" for k, v in words.items()), f"out_dir={out_dir}"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--standalone",
+        "-m",
+        "promptrec.experiments",
+        *(f"{k}={v}" for k, v in words.items()),
+        f"out_dir={out_dir}",
+    ]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+    )
 
 
 def test_two_processes_share_a_run_and_its_resumption(own, tmp_path):
-    words = dict(dataset=own, model="sasrec", preset="tiny", candidates="uniform-5", epochs=40, patience=40, batch_size=8)
-    whole, killed = two_processes(tmp_path/"whole", **words), two_processes(tmp_path/"killed", **words)
-    while killed.poll() is None and not list((tmp_path/"killed").rglob("checkpoint.pt")): time.sleep(.01)
-    for process in [*psutil.Process(killed.pid).children(recursive=True), killed]: process.kill()
+    words = dict(
+        dataset=own,
+        model="sasrec",
+        preset="tiny",
+        candidates="uniform-5",
+        epochs=40,
+        patience=40,
+        batch_size=8,
+    )
+    whole, killed = (
+        two_processes(tmp_path / "whole", **words),
+        two_processes(tmp_path / "killed", **words),
+    )
+    while killed.poll() is None and not list((tmp_path / "killed").rglob("checkpoint.pt")):
+        time.sleep(0.01)
+    for process in [*psutil.Process(killed.pid).children(recursive=True), killed]:
+        process.kill()
     killed.communicate()
-    assert list((tmp_path/"killed").rglob("checkpoint.pt")) and not records(tmp_path/"killed")
-    resumed = two_processes(tmp_path/"killed", resume="true", **words)
+    assert list((tmp_path / "killed").rglob("checkpoint.pt")) and not records(tmp_path / "killed")
+    resumed = two_processes(tmp_path / "killed", resume="true", **words)
     for process in (whole, resumed):
         said, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors[-3000:]
         assert said.count(".json") == 1
-    [one], [other] = records(tmp_path/"whole"), records(tmp_path/"killed")
-    assert one["device"]["devices"] == 2 and len(one["curves"]) == 40 and one["metrics"] == other["metrics"]
+    [one], [other] = records(tmp_path / "whole"), records(tmp_path / "killed")
+    assert (
+        one["device"]["devices"] == 2
+        and len(one["curves"]) == 40
+        and one["metrics"] == other["metrics"]
+    )
     assert [c["loss"] for c in one["curves"]] == [c["loss"] for c in other["curves"]]
     assert not list(tmp_path.rglob("checkpoint.pt"))

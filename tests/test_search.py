@@ -1,39 +1,51 @@
 """Searches on validation: equal, resumable, blind to the test part."""
+
 import json
 
 import pytest
 
-from promptrec import experiments, search
 from promptrec.core import PromptrecError
-from promptrec.fit import Diverged
-from promptrec.results import read_results
-from promptrec.search import SPACES, chosen, searches, trials
+from promptrec.experiments import run as run_module
+from promptrec.experiments.run import configure, validation
+from promptrec.experiments.search import SPACES, chosen, search, searches, trials
+from promptrec.reproduction.results_a import read_results
+from promptrec.training.loop import Diverged
 
 
 def found_by(tmp_path, own, n=3, model="ease", **more):
-    return search.search(str(own), model, n, "tiny", records=tmp_path/"records", out_dir=tmp_path/"runs", **more)
+    return search(
+        str(own), model, n, "tiny", records=tmp_path / "records", out_dir=tmp_path / "runs", **more
+    )
 
 
 @pytest.fixture(autouse=True)
 def few_candidates(monkeypatch):
     "The made-up data have too few items for a hundred negatives."
-    usual = experiments.configure
-    monkeypatch.setattr(search, "configure", lambda **given: usual(**{"candidates": "uniform-5"} | given))
+    usual = configure
+    monkeypatch.setattr(
+        search, "configure", lambda **given: usual(**{"candidates": "uniform-5"} | given)
+    )
 
 
 def test_an_interrupted_search_ends_as_an_uninterrupted_one(own, tmp_path, monkeypatch):
-    whole = found_by(tmp_path/"whole", own, 4, "gru4rec")
-    epoch, usual = [], experiments.validation
+    whole = found_by(tmp_path / "whole", own, 4, "gru4rec")
+    epoch, usual = [], validation
+
     def validation(*args, **more):
         found = usual(*args, **more)
+
         def stopped():
             epoch.append(1)
-            if len(epoch) == 3: raise KeyboardInterrupt
+            if len(epoch) == 3:
+                raise KeyboardInterrupt
             return found()
+
         return stopped
-    monkeypatch.setattr(experiments, "validation", validation)
-    with pytest.raises(KeyboardInterrupt): found_by(tmp_path, own, 4, "gru4rec")
-    [path] = (tmp_path/"records").rglob("search-*.json")
+
+    monkeypatch.setattr(run_module, "validation", validation)
+    with pytest.raises(KeyboardInterrupt):
+        found_by(tmp_path, own, 4, "gru4rec")
+    [path] = (tmp_path / "records").rglob("search-*.json")
     assert len(json.loads(path.read_text())["trials"]) == 2
     again = found_by(tmp_path, own, 4, "gru4rec")
     bare = lambda found: [{k: v for k, v in t.items() if k != "seconds"} for t in found["trials"]]
@@ -41,55 +53,90 @@ def test_an_interrupted_search_ends_as_an_uninterrupted_one(own, tmp_path, monke
 
 
 def test_the_test_part_is_not_looked_at(own, tmp_path, monkeypatch):
-    parts, usual = [], experiments.evaluate
-    monkeypatch.setattr(experiments, "evaluate", lambda model, split, part, *rest: parts.append(part) or usual(model, split, part, *rest))
+    parts, usual = [], run_module.evaluate
+    monkeypatch.setattr(
+        run_module,
+        "evaluate",
+        lambda model, split, part, *rest: parts.append(part) or usual(model, split, part, *rest),
+    )
     found_by(tmp_path, own, 2, "sasrec")
     assert set(parts) == {"valid"}
 
 
 def test_a_trial_that_breaks_counts_and_is_not_chosen(own, tmp_path, monkeypatch):
     usual = search.train
+
     def train(run, data, progress):
-        if run.settings.regularisation == SPACES["ease"]["regularisation"][0]: raise Diverged("The loss is not finite")
+        if run.settings.regularisation == SPACES["ease"]["regularisation"][0]:
+            raise Diverged("The loss is not finite")
         return usual(run, data, progress)
+
     monkeypatch.setattr(search, "train", train)
     found = found_by(tmp_path, own, 7)
-    assert len(found["trials"]) == 7 and [t["failed"] for t in found["trials"] if "failed" in t] == ["The loss is not finite"]
-    assert chosen(found, 7)["tuned"] == 7 and searches(tmp_path/"records")["trials"].tolist() == [7]
+    assert len(found["trials"]) == 7 and [
+        t["failed"] for t in found["trials"] if "failed" in t
+    ] == ["The loss is not finite"]
+    assert chosen(found, 7)["tuned"] == 7 and searches(tmp_path / "records")["trials"].tolist() == [
+        7
+    ]
     assert chosen(found, 9)["tuned"] == 9  # the space has no more
 
 
 def test_what_the_machine_lacks_stops_the_search(own, tmp_path, monkeypatch):
-    def train(run, data, progress): raise PromptrecError("The device has too little memory")
+    def train(run, data, progress):
+        raise PromptrecError("The device has too little memory")
+
     monkeypatch.setattr(search, "train", train)
-    with pytest.raises(PromptrecError, match="too little memory"): found_by(tmp_path, own)
+    with pytest.raises(PromptrecError, match="too little memory"):
+        found_by(tmp_path, own)
     monkeypatch.undo()
-    assert not list((tmp_path/"records").rglob("search-*"))
+    assert not list((tmp_path / "records").rglob("search-*"))
 
 
 def test_more_trials_do_not_change_what_fewer_chose(own, tmp_path):
     few, many = found_by(tmp_path, own, 3, "itemknn"), found_by(tmp_path, own, 6, "itemknn")
     assert chosen(many, 3) == chosen(few, 3) and chosen(many, 6)["tuned"] == 6
-    with pytest.raises(PromptrecError, match="3 of 6 trials"): chosen(few, 6)
+    with pytest.raises(PromptrecError, match="3 of 6 trials"):
+        chosen(few, 6)
 
 
 def test_a_search_of_another_space_is_not_gone_on_with(own, tmp_path, monkeypatch):
     found_by(tmp_path, own)
     monkeypatch.setitem(SPACES, "ease", {"regularisation": (1.0, 2.0)})
-    with pytest.raises(PromptrecError, match="another space"): found_by(tmp_path, own)
+    with pytest.raises(PromptrecError, match="another space"):
+        found_by(tmp_path, own)
 
 
 @pytest.mark.parametrize("model", SPACES)
 def test_as_many_trials_for_each_model(model):
     n = len(trials(model, 7))
     assert n == 7 and len({json.dumps(t, sort_keys=True) for t in trials(model, 7)}) == 7
-    for given in trials(model, 12): experiments.configure(model=model, preset="paper", **given)
+    for given in trials(model, 12):
+        configure(model=model, preset="paper", **given)
 
 
 def test_papermill_tunes_and_runs_what_was_best(papermill, tmp_path):
-    done = papermill("tune", tmp_path/"out.ipynb", model="itemknn,ease", preset="tiny", trials=3, seeds=1, records=tmp_path/"records", out_dir=tmp_path/"runs")
+    done = papermill(
+        "tune",
+        tmp_path / "out.ipynb",
+        model="itemknn,ease",
+        preset="tiny",
+        trials=3,
+        seeds=1,
+        records=tmp_path / "records",
+        out_dir=tmp_path / "runs",
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert sorted(read_results(tmp_path/"records").runs) == [("ml-100k", m, "tiny-tuned-3") for m in ("ease", "itemknn")]
-    assert searches(tmp_path/"records")["model"].tolist() == ["ease", "itemknn"]
-    done = papermill("tune", tmp_path/"out.ipynb", model="popularity", preset="tiny", records=tmp_path/"records", out_dir=tmp_path/"runs")
+    assert sorted(read_results(tmp_path / "records").runs) == [
+        ("ml-100k", m, "tiny-tuned-3") for m in ("ease", "itemknn")
+    ]
+    assert searches(tmp_path / "records")["model"].tolist() == ["ease", "itemknn"]
+    done = papermill(
+        "tune",
+        tmp_path / "out.ipynb",
+        model="popularity",
+        preset="tiny",
+        records=tmp_path / "records",
+        out_dir=tmp_path / "runs",
+    )
     assert done.returncode and "Known: mibert" in done.stderr
