@@ -2,6 +2,7 @@
 
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
 
 config = ConfigParser(delimiters=["="])
@@ -15,6 +16,7 @@ setup(
     license="Apache-2.0",
     python_requires=f">={s['min_python']}",
     packages=find_packages(include=["promptrec*"]),
+    package_data={"promptrec": ["py.typed", "**/*.csv", "**/*.toml"]},
     install_requires=s["requirements"].split(),
     extras_require={"dev": s["dev_requirements"].split()},
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
