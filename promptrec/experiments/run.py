@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 import pandas as pd
 import torch
@@ -149,7 +149,9 @@ _FREE = tuple(f.name for f in fields(Run) if f.name not in ("settings", "loop"))
 
 
 def _typed(name: str, value, kind):
-    "`value` if it is of `kind` (an int may stand for a float)."
+    "`value` if it is of `kind`, or of the type in `kind | None` (an int may stand for a float)."
+    kinds = [k for k in get_args(kind) if k is not type(None)]
+    kind = kinds[0] if kinds else kind
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
