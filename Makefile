@@ -1,10 +1,11 @@
-# `make train` and `make test` do all the set-up they need. PYTHON picks the interpreter of the new environment (3.11 or 3.12).
+# `make train`, `make test` and `make lab` do all the set-up they need.
+# PYTHON picks the interpreter of the new environment (3.11 or 3.12).
 PYTHON ?= python3
 BIN := .venv/bin
 PARAMS ?=
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: train test readme clean
+.PHONY: train test lint lab readme clean
 
 train: .venv/ready
 	mkdir -p runs
@@ -14,13 +15,25 @@ test: .venv/ready
 	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_test --n_workers 2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
+lint: .venv/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check nbs tests .ci setup.py
+	$(BIN)/mypy
+
+lab: .venv/ready
+	$(BIN)/jupyter lab nbs/index.ipynb
+
 readme: .venv/ready
 	$(BIN)/python .ci/readme.py
 
+# JupyterLab writes its own metadata into every notebook that is opened; what is saved leaves it out.
 .venv/ready: requirements.txt setup.py settings.ini
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	mkdir -p .venv/etc/jupyter
+	printf '%s\n' 'from nbdev.clean import clean_jupyter' \
+	  'c.ContentsManager.pre_save_hook = clean_jupyter' > .venv/etc/jupyter/jupyter_server_config.py
 	touch .venv/ready
 
 clean:

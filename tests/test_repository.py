@@ -1,14 +1,41 @@
-"""The repository is what it says it is: pins, notebooks, imports."""
+"""The repository is what it says it is: pins, notebooks, lines, imports, names."""
 
 import ast
 import importlib.metadata
 import json
 import re
+from collections import defaultdict
+from pathlib import Path
 
 import nbformat
 import pytest
 
 PAPERMILL = ["train", "tune", "benchmark", "speed", "tables", "figures", "run_all"]
+COLUMNS = 100  # JupyterLab shows about 110 in a window of 1,400 pixels
+
+
+def notebooks(root):
+    "All notebooks of the chapters and those that run things, by path."
+    return sorted(p for p in (root / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+
+
+def cells_of(path, kind):
+    "The sources of a notebook's cells of a kind."
+    cells = nbformat.read(path, as_version=4).cells
+    return [c.source for c in cells if c.cell_type == kind]
+
+
+def modules(root):
+    "The package's modules by dotted name, `_modidx` left out."
+    found = {}
+    for path in sorted((root / "promptrec").rglob("*.py")):
+        if path.name != "_modidx.py":
+            name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+            found[name] = path
+    return found
+
+
+# Pins and packaging ---------------------------------------------------------------------------
 
 
 def pins(root):
@@ -31,6 +58,94 @@ def test_every_package_of_settings_is_pinned(root):
     assert {re.split(r"[<>=]", n)[0] for n in named} == set(pins(root))
 
 
+# Lines ----------------------------------------------------------------------------------------
+
+
+def test_no_code_line_is_wider_than_a_screen(root):
+    wide = []
+    for path in notebooks(root):
+        for source in cells_of(path, "code"):
+            wide += [f"{path.name}: {line}" for line in source.split("\n") if len(line) > COLUMNS]
+    for path in [*modules(root).values(), *(root / "tests").glob("*.py")]:
+        text = re.sub(r"(?ms)^__all__ = \[.*?\]$", "", path.read_text())  # nbdev writes it
+        wide += [f"{path.name}: {line}" for line in text.split("\n") if len(line) > COLUMNS]
+    assert wide == []
+
+
+def test_docstring_and_body_stand_on_their_own_lines(root):
+    dense = re.compile(r'^\s*(?:def|class) [^\n]*:\s*(?:"[^"\n]*";|return |[a-z_.]+\()', re.M)
+    found = []
+    for path in notebooks(root):
+        found += [path.name for source in cells_of(path, "code") if dense.search(source)]
+    assert found == []
+
+
+# Chapters -------------------------------------------------------------------------------------
+
+
+def chapter_of(path):
+    "The number of the chapter whose notebook exports a module; None for what is written by hand."
+    edited = re.search(r"File to edit: (?:\.\./)+nbs/(\d)_", path.read_text())
+    return int(edited.group(1)) if edited else None
+
+
+def imported(path, name):
+    "Modules of the package that a module imports at its top or inside functions."
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1]
+            module = ".".join([*base, node.module]) if node.level and node.module else node.module
+            module = module or ".".join(base)
+            found |= {module, *(f"{module}.{a.name}" for a in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+    return found
+
+
+def test_imports_between_chapters_run_one_way(root):
+    "No module imports from a later chapter, and no modules import each other in a circle."
+    paths = modules(root)
+    graph = {name: (imported(path, name) & set(paths)) - {name} for name, path in paths.items()}
+    chapters = {name: chapter_of(path) for name, path in paths.items()}
+    later = [
+        (name, other)
+        for name, others in graph.items()
+        for other in others
+        if None not in (chapters[name], chapters[other]) and chapters[other] > chapters[name]
+    ]
+    assert later == []
+    left = dict(graph)
+    while left:
+        leaves = {name for name, others in left.items() if not others & set(left)}
+        assert leaves, f"a circle among {sorted(left)}"
+        left = {name: others for name, others in left.items() if name not in leaves}
+
+
+def test_no_public_name_is_defined_twice(root):
+    where = defaultdict(list)
+    for name, path in modules(root).items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                where[node.name].append(name)
+            elif isinstance(node, ast.Assign):
+                for target in node.targets:
+                    if isinstance(target, ast.Name):
+                        where[target.id].append(name)
+    public = {n: ms for n, ms in where.items() if not n.startswith("_") and len(set(ms)) > 1}
+    assert public == {}
+
+
+def test_exported_code_imports_neither_nbdev_nor_fastcore(root):
+    for name, path in modules(root).items():
+        tops = {m.split(".")[0] for m in imported(path, name)}
+        assert not tops & {"nbdev", "fastcore", "IPython"}, name
+
+
+# Notebooks ------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("name", PAPERMILL)
 def test_papermill_notebooks_have_one_parameters_cell(root, name):
     cells = nbformat.read(root / "nbs" / f"{name}.ipynb", as_version=4).cells
@@ -39,36 +154,69 @@ def test_papermill_notebooks_have_one_parameters_cell(root, name):
     assert all(isinstance(n, ast.Assign) for n in ast.parse(tagged[0].source).body)
 
 
-def test_exported_code_imports_neither_nbdev_nor_fastcore(root):
-    for path in (root / "promptrec").rglob("*.py"):
-        if path.name == "_modidx.py":
-            continue
-        names = [
-            n
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, (ast.Import, ast.ImportFrom))
-            for n in (
-                [node.module or ""]
-                if isinstance(node, ast.ImportFrom)
-                else [a.name for a in node.names]
-            )
+def chapters(root):
+    "The notebooks of the chapters, in reading order."
+    return [p for p in notebooks(root) if p.parent.name != "nbs"]
+
+
+def test_chapters_open_with_title_summary_in_and_out(root):
+    for path in chapters(root):
+        first = cells_of(path, "markdown")[0]
+        assert re.match(r"# .+\n\n> .+", first), path
+        for part in ("**In**", "**Out**", "**Used by**"):
+            assert part in first, f"{path.name} opens without {part}"
+
+
+def test_chapters_end_with_what_was_not_obvious_and_a_link_to_the_next(root):
+    order = chapters(root)
+    for path, following in zip(order, order[1:]):
+        last = cells_of(path, "markdown")[-1]
+        assert "## What was not obvious" in last, path
+        link = re.search(r"Next: \[[^\]]+\]\(([^)]+)\)", last)
+        assert link and (path.parent / link.group(1)).resolve() == following.resolve(), path
+
+
+def test_links_between_notebooks_lead_somewhere(root):
+    for path in [*notebooks(root), root / "README.md", root / "CONTRIBUTING.md"]:
+        texts = cells_of(path, "markdown") if path.suffix == ".ipynb" else [path.read_text()]
+        for text in texts:
+            for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)\s#]+)", text):
+                assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_two_thirds_of_the_chapters_show_a_picture_or_a_table(root):
+    shown = 0
+    for path in chapters(root):
+        outputs = [
+            o
+            for c in nbformat.read(path, as_version=4).cells
+            if c.cell_type == "code"
+            for o in c.get("outputs", [])
         ]
-        assert not [n for n in names if n.split(".")[0] in ("nbdev", "fastcore")], path
+        kinds = {kind for o in outputs for kind in o.get("data", {})}
+        shown += bool(kinds & {"image/png", "text/html"})
+    assert shown >= len(chapters(root)) * 2 / 3
 
 
 def test_notebooks_are_executed_and_quiet(root):
-    for path in (root / "nbs").glob("*.ipynb"):
+    noise = ('"stderr"', "widget-view", "Warning", '"output_type": "error"')
+    machine = ("/work/", "/tmp/", "/root/", "/home/")
+    for path in notebooks(root):
         code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
         text = json.dumps([c.get("outputs", []) for c in code])
         assert any(c.get("outputs") for c in code), f"{path.name}: no cell has an output"
-        for bad in (
-            '"stderr"',
-            "widget-view",
-            "Warning",
-            "/work/",
-            "/tmp/",
-            "/root/",
-            "/home/",
-            '"output_type": "error"',
-        ):
+        for bad in (*noise, *machine):
             assert bad not in text, f"{path.name}: an output holds {bad}"
+
+
+def test_cells_fit_a_screen(root):
+    long = {}
+    for path in notebooks(root):
+        lines = [len(source.split("\n")) for source in cells_of(path, "code")]
+        if max(lines) > 75:
+            long[path.name] = max(lines)
+    assert long == {}
+
+
+def test_readme_is_short(root):
+    assert len(Path(root / "README.md").read_text().splitlines()) <= 150

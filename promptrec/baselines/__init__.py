@@ -1,0 +1,1 @@
+"""What the papers compare with: counting models, ID sequence models, P5, MoRec."""

@@ -1,0 +1,1 @@
+"""Splits, candidates, the `Recommender` protocol, metrics and statistics."""

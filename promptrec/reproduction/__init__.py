@@ -1,0 +1,1 @@
+"""Both papers' tables, claims and consistency checks, drawn from records."""

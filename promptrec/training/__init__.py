@@ -1,0 +1,1 @@
+"""The one training loop that every gradient-trained model runs."""
