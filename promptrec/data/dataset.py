@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DOMAINS', 'Domain', 'Dataset', 'make_dataset', 'select', 'describe']
 
-# %% ../../nbs/1_data/01_dataset.ipynb #39efd225
+# %% ../../nbs/1_data/01_dataset.ipynb #c002
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,20 +14,20 @@ import pandas as pd
 
 from ..core import PromptrecError, offsets_of, sha256
 
-# %% ../../nbs/1_data/01_dataset.ipynb #c019
+# %% ../../nbs/1_data/01_dataset.ipynb #c005
 @dataclass(frozen=True)
 class Domain:
-    "The words that a prompt uses for a data set: `prefix` (what the user is doing), `verb`, `noun` (one item)."
+    "The words that a prompt uses for a data set."
 
     name: str
-    prefix: str
-    verb: str
-    noun: str
+    prefix: str  # what the user is doing: "watching movies"
+    verb: str  # what they do to one item: "watches"
+    noun: str  # what one item is: "movie"
 
 
 DOMAINS = {
-    d.name: d
-    for d in [
+    domain.name: domain
+    for domain in [
         Domain("movies", "watching movies", "watches", "movie"),
         Domain("shopping", "shopping for items", "shops", "item"),
         Domain("music", "listening to music", "listens to", "artist"),
@@ -35,30 +35,25 @@ DOMAINS = {
     ]
 }
 
-# %% ../../nbs/1_data/01_dataset.ipynb #c022
+# %% ../../nbs/1_data/01_dataset.ipynb #c008
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Items and chronological interactions (design of section 4.1 of paper A).
-
-    `items` has one row an item: `item_id` (raw), `title`, `genres` (tuple of str). `users` holds the raw user ids [U].
-    `user`, `item` (int32), `rating` (float32, NaN where unknown), `timestamp` (float64 seconds, NaN where unknown) are [n].
-    `listed` counts the catalogue before items without interactions left; `notes` counts what the reader had to repair;
-    `steps` has `(step, users, items, interactions)` after reading and after each filter. `parts` int8 [U] says where a
-    release itself puts each user: 0 training, 1 validation, 2 test.
-    """
+    "U users, V items and n chronological interactions (paper A, section 4.1)."
 
     name: str
     domain: Domain
-    items: pd.DataFrame
-    users: np.ndarray
-    user: np.ndarray
-    item: np.ndarray
-    rating: np.ndarray
-    timestamp: np.ndarray
-    listed: int = 0
-    notes: dict = field(default_factory=dict)
-    steps: tuple = ()
-    parts: np.ndarray = None
+    items: pd.DataFrame  # one row an item [V]: `item_id` (raw), `title`, `genres` (tuple of str)
+    users: np.ndarray  # raw user ids, sorted [U]
+    user: np.ndarray  # number of the user, int32 [n], ascending
+    item: np.ndarray  # number of the item, a row of `items`, int32 [n]
+    rating: np.ndarray  # float32 [n], NaN where unknown
+    timestamp: np.ndarray  # seconds since 1970, float64 [n], NaN where unknown
+    listed: int = 0  # items in the catalogue, with those that nobody touched
+    notes: dict[str, int] = field(default_factory=dict)  # what the reader repaired, how often
+    # (step, users, items, interactions) after reading and after each filter
+    steps: tuple[tuple[str, int, int, int], ...] = ()
+    # where a release itself puts each user, int8 [U]: 0 training, 1 validation, 2 test
+    parts: np.ndarray | None = None
 
     @property
     def n_users(self) -> int:
@@ -75,7 +70,7 @@ class Dataset:
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        "First row of each user, and the number of rows: int64 [U+1]."
+        "First row of each user, then the number of rows: int64 [U+1]."
         return offsets_of(np.bincount(self.user, minlength=self.n_users))
 
     @cached_property
@@ -85,75 +80,95 @@ class Dataset:
 
     @cached_property
     def hash(self) -> str:
-        "SHA-256 of everything a model can see: the domain's words, ids, titles, genres, interactions."
-        i, d = self.items, self.domain
+        "SHA-256 of all a model can see: the domain's words, ids, titles, genres, interactions."
+        items, domain = self.items, self.domain
         return sha256(
-            [d.name, d.prefix, d.verb, d.noun],
-            i["item_id"].astype(str).tolist(),
-            i["title"].tolist(),
-            ["|".join(g) for g in i["genres"]],
-            [str(u) for u in self.users],
+            [domain.name, domain.prefix, domain.verb, domain.noun],
+            items["item_id"].astype(str).tolist(),
+            items["title"].tolist(),
+            ["|".join(genres) for genres in items["genres"]],
+            [str(user) for user in self.users],
             self.user,
             self.item,
             self.rating,
             self.timestamp,
         )
 
-# %% ../../nbs/1_data/01_dataset.ipynb #c024
-def _codes(name: str, raw: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    "Number of each raw id in their sorted order, int32 [n], and the sorted ids; raises where an id is missing."
-    code, ids = pd.factorize(raw, sort=True)
-    if (code < 0).any():
-        raise PromptrecError(f"{name}: interaction {(code < 0).argmax()} has no {raw.name} id.")
-    return code.astype(np.int32), np.asarray(ids)
+# %% ../../nbs/1_data/01_dataset.ipynb #c010
+def _number_ids(name: str, raw: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each raw id, int32 [n], and the ids in sorted order.
 
-
-def _column(frame: pd.DataFrame, name: str, dtype) -> np.ndarray:
-    "A column as `dtype`, all NaN where the table lacks it."
-    return frame[name].to_numpy(dtype) if name in frame else np.full(len(frame), np.nan, dtype)
-
-
-def _order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
-    "Rows by user, then time (NaN last), then place in the file. Whole seconds join the user in one number, which sorts ten times faster."
-    span = np.ptp(time) + 1
-    if span * (user.max() + 1.0) < 2**62 and (time == np.floor(time)).all():
-        return np.argsort(
-            user * np.int64(span) + (time - time.min()).astype(np.int64), kind="stable"
+    Raises `PromptrecError` where an id is missing; `name` is the data set's, for the message.
+    """
+    number, ids = pd.factorize(raw, sort=True)
+    if (number < 0).any():
+        raise PromptrecError(
+            f"{name}: interaction {(number < 0).argmax()} has no {raw.name} id. "
+            "Repair the row or leave it out."
         )
+    return number.astype(np.int32), np.asarray(ids)
+
+
+def _column_or_nan(frame: pd.DataFrame, name: str, dtype: type) -> np.ndarray:
+    "A column as `dtype` [n], all NaN where the table lacks it."
+    if name in frame:
+        return frame[name].to_numpy(dtype)
+    return np.full(len(frame), np.nan, dtype)
+
+# %% ../../nbs/1_data/01_dataset.ipynb #c012
+def _chronological_order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
+    "Row numbers [n] by user, then time (NaN last), then place in the file."
+    span = np.ptp(time) + 1
+    fits = span * (user.max() + 1.0) < 2**62  # false where a time is NaN
+    if fits and (time == np.floor(time)).all():
+        key = user * np.int64(span) + (time - time.min()).astype(np.int64)
+        return np.argsort(key, kind="stable")
     return np.lexsort((time, user))
 
+# %% ../../nbs/1_data/01_dataset.ipynb #c014
+def _catalogue(items: pd.DataFrame, ids: np.ndarray) -> tuple[pd.DataFrame, int]:
+    """The table `Dataset.items` for the raw ids [V], in their order, and how many lack a title.
 
-def _catalogue(items: pd.DataFrame, ids: np.ndarray) -> tuple[pd.DataFrame, dict]:
-    "Rows of `items` for `ids`, in that order; titles that are missing or empty become the id, and are counted."
+    A title that is missing or empty becomes the id.
+    """
     items = items.drop_duplicates("item").set_index("item").reindex(ids)
-    title = items["title"] if "title" in items else pd.Series(None, index=items.index, dtype=object)
-    title = title.fillna("").astype(str).str.strip()
-    missing = (title == "").to_numpy()
-    title = np.where(missing, [str(i) for i in ids], title)
+    if "title" in items:
+        given = items["title"]
+    else:
+        given = pd.Series(None, index=items.index, dtype=object)
+    given = given.fillna("").astype(str).str.strip()
+    missing = (given == "").to_numpy()
+    titles = np.where(missing, [str(i) for i in ids], given).astype(object)
     genres = items["genres"] if "genres" in items else [()] * len(items)
     genres = [tuple(g) if isinstance(g, (tuple, list)) else () for g in genres]
-    table = pd.DataFrame({"item_id": ids, "title": title.astype(object), "genres": genres})
-    return table, ({"items without a title": int(missing.sum())} if missing.any() else {})
+    table = pd.DataFrame({"item_id": ids, "title": titles, "genres": genres})
+    return table, int(missing.sum())
 
-# %% ../../nbs/1_data/01_dataset.ipynb #c025
+# %% ../../nbs/1_data/01_dataset.ipynb #c015
 def make_dataset(
     name: str,  # how records and tables call it
     domain: Domain,  # the words of its prompts
-    interactions: pd.DataFrame,  # columns user, item, and where known rating, timestamp; in the order of the file
-    items: pd.DataFrame,  # columns item, title, and where known genres (tuples of str)
-    notes: dict = None,  # what the reader repaired, and how often
-    parts: np.ndarray = None,  # where the release puts each user, in the order of their sorted ids
+    interactions: pd.DataFrame,  # user, item; rating, timestamp where known; in the file's order
+    items: pd.DataFrame,  # item, title and, where known, genres (tuples of str)
+    notes: dict[str, int] | None = None,  # what the reader repaired, and how often
+    parts: np.ndarray | None = None,  # where the release puts each user, by sorted id, int8 [U]
 ) -> Dataset:
-    "Number users and items by raw id, sort by user and time (ties in file order), drop items nobody touched."
+    """Number users and items by raw id, sort by user and time, drop items that nobody touched.
+
+    Interactions of a user at the same time keep the order of the file. Raises `PromptrecError`
+    where there are no interactions or one has no user or item.
+    """
     if not len(interactions):
-        raise PromptrecError(f"{name}: no interactions.")
-    (user, users), (item, ids) = (_codes(name, interactions[c]) for c in ("user", "item"))
-    rating, time = (
-        _column(interactions, "rating", np.float32),
-        _column(interactions, "timestamp", np.float64),
-    )
-    order = _order(user, time)
-    table, missing = _catalogue(items, ids)
+        raise PromptrecError(f"{name}: no interactions. Give a table with at least one row.")
+    user, users = _number_ids(name, interactions["user"])
+    item, ids = _number_ids(name, interactions["item"])
+    rating = _column_or_nan(interactions, "rating", np.float32)
+    time = _column_or_nan(interactions, "timestamp", np.float64)
+    order = _chronological_order(user, time)
+    table, untitled = _catalogue(items, ids)
+    notes = dict(notes or {})
+    if untitled:
+        notes["items without a title"] = untitled
     return Dataset(
         name,
         domain,
@@ -164,55 +179,64 @@ def make_dataset(
         rating[order],
         time[order],
         listed=items["item"].nunique(),
-        notes={**(notes or {}), **missing},
+        notes=notes,
         steps=(("read", len(users), len(ids), len(order)),),
         parts=parts,
     )
 
-# %% ../../nbs/1_data/01_dataset.ipynb #c034
+# %% ../../nbs/1_data/01_dataset.ipynb #c022
+def _renumbered(stays: np.ndarray) -> np.ndarray:
+    "The new number of each thing that stays, int32; those that go have none that means anything."
+    return (np.cumsum(stays) - 1).astype(np.int32)
+
+
 def select(
     ds: Dataset,
-    keep: np.ndarray,  # which rows stay [n]
+    keep: np.ndarray,  # which rows stay, bool [n]
     step: str,  # the filter's name in `steps`
     drop_items: bool = True,  # False: items that lose all their rows stay in the catalogue
 ) -> Dataset:
-    "`ds` with only the rows where `keep` is true; users, and items, that have none left go, the others are renumbered."
+    """`ds` with only the rows where `keep` is true, its users and items renumbered.
+
+    Users and items without a row left go. Raises `PromptrecError` if nothing is left.
+    """
     if not keep.any():
-        raise PromptrecError(f"{ds.name}: the filter {step!r} leaves no interactions.")
+        raise PromptrecError(
+            f"{ds.name}: the filter {step!r} leaves no interactions. Choose a weaker one."
+        )
     user, item = ds.user[keep], ds.item[keep]
-    users = np.bincount(user, minlength=ds.n_users) > 0
-    items = np.bincount(item, minlength=ds.n_items) > 0
-    counts = step, int(users.sum()), int(items.sum()), len(user)
+    user_stays = np.bincount(user, minlength=ds.n_users) > 0
+    item_stays = np.bincount(item, minlength=ds.n_items) > 0
+    counts = (step, int(user_stays.sum()), int(item_stays.sum()), len(user))
     if not drop_items:
-        items[:] = True
-    number = lambda stays: (np.cumsum(stays) - 1).astype(np.int32)
+        item_stays[:] = True
     return replace(
         ds,
-        items=ds.items[items].reset_index(drop=True),
-        users=ds.users[users],
-        user=number(users)[user],
-        item=number(items)[item],
+        items=ds.items[item_stays].reset_index(drop=True),
+        users=ds.users[user_stays],
+        user=_renumbered(user_stays)[user],
+        item=_renumbered(item_stays)[item],
         rating=ds.rating[keep],
         timestamp=ds.timestamp[keep],
-        steps=ds.steps + (counts,),
-        parts=None if ds.parts is None else ds.parts[users],
+        steps=(*ds.steps, counts),
+        parts=None if ds.parts is None else ds.parts[user_stays],
     )
 
-# %% ../../nbs/1_data/01_dataset.ipynb #c037
+# %% ../../nbs/1_data/01_dataset.ipynb #c025
 def describe(ds: Dataset) -> pd.DataFrame:
-    "One row: users, items, interactions, density (%), and mean and longest sequence (paper A, Tables 1 and 2)."
-    n = np.diff(ds.offsets)
-    return pd.DataFrame(
-        [
-            {
-                "dataset": ds.name,
-                "users": ds.n_users,
-                "items": ds.n_items,
-                "listed": ds.listed,
-                "interactions": len(ds),
-                "density (%)": round(100 * len(ds) / (ds.n_users * ds.n_items), 2),
-                "mean length": round(n.mean(), 1),
-                "longest": n.max(),
-            }
-        ]
-    )
+    """One row of numbers about `ds` (paper A, Tables 1 and 2).
+
+    Users, items, items listed, interactions, density in percent, mean and longest sequence.
+    """
+    lengths = np.diff(ds.offsets)
+    row = {
+        "dataset": ds.name,
+        "users": ds.n_users,
+        "items": ds.n_items,
+        "listed": ds.listed,
+        "interactions": len(ds),
+        "density (%)": round(100 * len(ds) / (ds.n_users * ds.n_items), 2),
+        "mean length": round(lengths.mean(), 1),
+        "longest": lengths.max(),
+    }
+    return pd.DataFrame([row])
