@@ -1,4 +1,4 @@
-"""Amazon reviews: every layout of every release is read as the same data, faults are named, and the real files have their published counts."""
+"""Amazon reviews: every layout gives the same data, faults are named, real files have their counts."""
 
 import gzip
 import html
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from promptrec.core import PromptrecError
 from promptrec.data.amazon import (
     AMAZON_SETS,
-    clean,
-    genres_of,
+    clean_text,
+    genres_of_paths,
     read_amazon,
     read_products,
     read_reviews,
@@ -24,43 +24,51 @@ from promptrec.data.download import SOURCES
 
 WAYS = [(name, way) for name in AMAZON_SETS for way in SOURCES[name].ways]
 DAY = 86400
-OLD, NEW = (
-    ("reviewerID", "asin", "overall", "unixReviewTime"),
-    ("user_id", "parent_asin", "rating", "timestamp"),
-)
+OLD = ("reviewerID", "asin", "overall", "unixReviewTime")  # fields of a review, 2014 and 2018
+NEW = ("user_id", "parent_asin", "rating", "timestamp")  # and in 2023
 
 
 # ---- a small shop, written as the official files are ----
 
 
+def product_objects(fields, year, products):
+    "Products (item, title or None, paths) as the objects of a catalogue."
+    things = []
+    for item, title, paths in products:
+        thing = {fields[1]: item}
+        if title is not None:
+            thing["title"] = title
+        if year == 2014:
+            thing["categories"] = paths
+        else:
+            thing["category" if year == 2018 else "categories"] = sum(paths[:1], [])
+        things.append(thing)
+    return things
+
+
+def review_objects(fields, year, reviews):
+    "Reviews (user, item, stars or None, seconds) as objects."
+    ticks = 1000 if year == 2023 else 1
+    things = []
+    for user, item, stars, seconds in reviews:
+        values = zip(fields, (user, item, stars, seconds * ticks))
+        thing = {field: value for field, value in values if value is not None}
+        if year == 2023:
+            thing |= {"title": "Not the item's", "asin": "X"}
+        things.append(thing)
+    return things
+
+
 def text_of(file, year, reviews, products, style, end):
-    "What `file` of a release says: reviews (user, item, stars or None, seconds), products (item, title, paths)."
+    "What `file` of a release says."
     fields = NEW if year == 2023 else OLD
     if file.startswith("meta_"):
-        things = [
-            {fields[1]: i}
-            | ({"title": t} if t is not None else {})
-            | {
-                "category" if year == 2018 else "categories": paths
-                if year == 2014
-                else sum(paths[:1], [])
-            }
-            for i, t, paths in products
-        ]
-    else:
-        ticks = 1000 if year == 2023 else 1
-        things = [
-            {k: v for k, v in zip(fields, (u, i, s, t * ticks)) if v is not None}
-            for u, i, s, t in reviews
-        ]
-        if year == 2023:
-            things = [t | {"title": "Not the item's", "asin": "X"} for t in things]
+        return end.join(style(t) for t in product_objects(fields, year, products))
+    things = review_objects(fields, year, reviews)
     if ".csv" not in file:
         return end.join(style(t) for t in things)
-    lines = [
-        ",".join(str(t[k]) for k in ([fields[j] for j in (1, 0, 2, 3)] if year == 2018 else fields))
-        for t in things
-    ]
+    columns = [fields[j] for j in (1, 0, 2, 3)] if year == 2018 else fields
+    lines = [",".join(str(t[column]) for column in columns) for t in things]
     return end.join([",".join(NEW)] * (year == 2023) + lines)
 
 
@@ -224,7 +232,7 @@ LAYOUTS = [
 
 
 def outcome(name, folder, whole):
-    "Read again after a fault: the whole data set, or None for a `PromptrecError`; fails on anything else."
+    "Read again after a fault: None for the whole data set, or the error; fails on other data."
     try:
         ds = read_amazon(name, folder)
     except PromptrecError as e:
@@ -369,25 +377,25 @@ def test_an_unknown_name_gets_a_hint():
 
 @given(st.text())
 def test_clean_text_has_no_stray_space_and_plain_words_stay(text):
-    assert clean(text) == " ".join(clean(text).split())
+    assert clean_text(text) == " ".join(clean_text(text).split())
     plain = text.translate({ord(c): None for c in "&<"})
     if "getTime" not in plain:
-        assert clean(plain) == " ".join(plain.split())
+        assert clean_text(plain) == " ".join(plain.split())
 
 
 def test_markup_entities_and_scripts():
     assert (
-        clean('<span class="a-size-large">Sonic &amp;amp; Knuckles</span><br/>(Genesis)')
+        clean_text('<span class="a-size-large">Sonic &amp;amp; Knuckles</span><br/>(Genesis)')
         == "Sonic & Knuckles (Genesis)"
     )
-    assert clean("Rockman &lt;Limited Edition&gt;") == "Rockman <Limited Edition>"
-    assert clean("I <3 games > all") == "I <3 games > all"
-    assert clean("var aPageStart = (new Date()).getTime();") == ""
+    assert clean_text("Rockman &lt;Limited Edition&gt;") == "Rockman <Limited Edition>"
+    assert clean_text("I <3 games > all") == "I <3 games > all"
+    assert clean_text("var aPageStart = (new Date()).getTime();") == ""
     paths = [
         ["Video Games", "Retro Gaming &amp; Microconsoles"],
         ["Video Games", "Retro Gaming & Microconsoles", "</span>"],
     ]
-    assert genres_of([paths, None]).tolist() == [("Retro Gaming & Microconsoles",), ()]
+    assert genres_of_paths([paths, None]).tolist() == [("Retro Gaming & Microconsoles",), ()]
 
 
 # ---- the real files ----
