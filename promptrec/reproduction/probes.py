@@ -142,7 +142,8 @@ def probe_hits(
     if model.settings.behaviour == "none":
         return out
     if model.settings.behaviour == "sequence":
-        out["no words"] = best_column(model.score(empty(h), candidates, felt=h)) == 0
+        scores = model.score(empty(h), candidates, encoder_histories=h)
+        out["no words"] = best_column(scores) == 0
     for name, changed in {
         "titles alone": titles_alone(model),
         "noise for a token": random_tokens(model, h, seed),
