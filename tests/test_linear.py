@@ -1,5 +1,6 @@
-"""Popularity, Markov chain, item-kNN and EASE on MovieLens 1M; item-kNN and EASE against plain formulas
-on data of any shape."""
+"""Popularity, Markov chain, item-kNN and EASE on MovieLens 1M; item-kNN and EASE against plain
+formulas on data of any shape.
+"""
 
 from functools import cache
 
