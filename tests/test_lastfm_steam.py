@@ -14,7 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from promptrec.core import PromptrecError
-from promptrec.data.lastfm import LASTFM_COLLECTED, SINCE, _tags, lastfm_counts, read_lastfm
+from promptrec.data.lastfm import (
+    _EARLIEST,
+    LASTFM_COLLECTED,
+    _read_tags,
+    lastfm_counts,
+    read_lastfm,
+)
 from promptrec.data.steam import read_steam
 
 some = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -59,7 +65,7 @@ def test_real_lastfm(real_data):
     )
     assert len(np.unique(ds.user.astype(np.int64) * ds.n_items + ds.item)) == 71062
     assert (
-        "Röyksopp" in ds.titles and _tags(real_data / "hetrec2011-lastfm-2k")[2863] == "tropicália"
+        "Röyksopp" in ds.titles and _read_tags(real_data / "hetrec2011-lastfm-2k")[2863] == "tropicália"
     )  # UTF-8 and Latin-1
 
 
@@ -166,7 +172,7 @@ def write_steam(d, name, rows, games, python=True, end="\n"):
 
 # ---- Last.fm ----
 
-seconds = st.integers(int(SINCE), int(LASTFM_COLLECTED))
+seconds = st.integers(int(_EARLIEST), int(LASTFM_COLLECTED))
 rows_lastfm = st.lists(
     st.tuples(ids, ids, ids, seconds | st.sampled_from([2**30, 2**30 + 1])), min_size=1, max_size=20
 )
