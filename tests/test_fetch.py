@@ -267,7 +267,7 @@ def offline(monkeypatch):
     def fail(url, path):
         raise ConnectionError(f"{url}: no network")
 
-    monkeypatch.setattr(download, "_get", fail)
+    monkeypatch.setattr(download, "_fetch_url", fail)
 
 
 def put(folder, files):
