@@ -1,4 +1,4 @@
-"""Amazon reviews: every layout gives the same data, faults are named, real counts are as published."""
+"""Amazon reviews: every layout gives the same data, faults are named, counts are as published."""
 
 import gzip
 import html

@@ -1,4 +1,4 @@
-"""Last.fm and Steam: the official layouts, written small, and the real releases by their published counts."""
+"""Last.fm and Steam: the official layouts, written small, and the real releases by their counts."""
 
 import gzip
 import html
@@ -65,7 +65,8 @@ def test_real_lastfm(real_data):
     )
     assert len(np.unique(ds.user.astype(np.int64) * ds.n_items + ds.item)) == 71062
     assert (
-        "Röyksopp" in ds.titles and _read_tags(real_data / "hetrec2011-lastfm-2k")[2863] == "tropicália"
+        "Röyksopp" in ds.titles
+        and _read_tags(real_data / "hetrec2011-lastfm-2k")[2863] == "tropicália"
     )  # UTF-8 and Latin-1
 
 
@@ -86,7 +87,7 @@ def test_real_steam_australian(real_data):
 
 
 def test_the_year_of_days_without_one(real_data):
-    "The evidence given in the notebook: dates with a year end with 2015, days without one are of January to September, some of 29 February."
+    "Dates with a year end with 2015; days without one are of January to September, 25 of 29 Feb."
     with gzip.open(real_data / "steam" / STEAM["steam-australian"], "rt", encoding="utf-8") as f:
         posted = pd.Series([r["posted"] for line in f for r in json.loads(line)["reviews"]])
     parts = posted.str.extract(r"Posted (\w+) (\d+)(?:, (\d+))?\.")
@@ -112,58 +113,45 @@ def fresh():
 
 
 def write_lastfm(d, rows, artists, tags, end="\n"):
-    "Rows (user, artist, tag, seconds) and two catalogues {number: name}, as HetRec 2011 lays them out."
+    "Rows (user, artist, tag, seconds) and two catalogues {number: name} in HetRec 2011's layout."
     folder = d / "hetrec2011-lastfm-2k"
     folder.mkdir(exist_ok=True)
 
     def file(name, encoding, head, lines):
-        (folder / name).write_bytes(
-            ("\r\n".join(["\t".join(map(str, line)) for line in [head, *lines]]) + end).encode(
-                encoding
-            )
-        )
+        text = "\r\n".join("\t".join(map(str, line)) for line in [head, *lines]) + end
+        (folder / name).write_bytes(text.encode(encoding))
 
-    file(
-        "artists.dat",
-        "utf-8",
-        ["id", "name", "url", "pictureURL"],
-        [(i, a, "http://x", "") for i, a in artists.items()],
-    )
+    head = ["id", "name", "url", "pictureURL"]
+    file("artists.dat", "utf-8", head, [(i, a, "http://x", "") for i, a in artists.items()])
     file("tags.dat", "latin-1", ["tagID", "tagValue"], tags.items())
     file("user_artists.dat", "utf-8", ["userID", "artistID", "weight"], [(1, 1, 5)])
-    file(
-        TAGGED,
-        "utf-8",
-        ["userID", "artistID", "tagID", "timestamp"],
-        [(u, a, t, s * 1000) for u, a, t, s in rows],
-    )
+    head = ["userID", "artistID", "tagID", "timestamp"]
+    file(TAGGED, "utf-8", head, [(u, a, t, s * 1000) for u, a, t, s in rows])
     return folder
 
 
+def day_text(name, day):
+    "`day` as release `name` writes it; a text stays as it is."
+    if isinstance(day, str):
+        return day
+    if name == "steam":
+        return f"{day:%Y-%m-%d}"
+    return f"Posted {MONTHS[day.month - 1]} {day.day}, {day.year}."
+
+
 def write_steam(d, name, rows, games, python=True, end="\n"):
-    "Rows (user, item, day) and games (objects) in the layout of a release; `day` is a date, or a text as it stands in the file."
+    "Rows (user, item, day or its text) and games (objects) in the layout of a release."
     folder = d / "steam"
     folder.mkdir(exist_ok=True)
-    day = lambda t: (
-        t
-        if isinstance(t, str)
-        else f"{t:%Y-%m-%d}"
-        if name == "steam"
-        else f"Posted {MONTHS[t.month - 1]} {t.day}, {t.year}."
-    )
-    if name == "steam":
-        lines = [
-            {"hours": 1.5, "username": u, "product_id": i, "date": day(t), "text": "fun"}
-            for u, i, t in rows
-        ]
-    else:
-        lines = [
-            {
-                "user_id": u,
-                "reviews": [{"funny": "", "posted": day(t), "item_id": i, "recommend": True}],
-            }
-            for u, i, t in rows
-        ]
+    lines = []
+    for user, item, day in rows:
+        if name == "steam":
+            line = {"hours": 1.5, "username": user, "product_id": item}
+            line |= {"date": day_text(name, day), "text": "fun"}
+        else:
+            review = {"funny": "", "posted": day_text(name, day), "item_id": item}
+            line = {"user_id": user, "reviews": [review | {"recommend": True}]}
+        lines.append(line)
     for file, objects in [(STEAM[name], lines), ("steam_games.json.gz", games)]:
         text = "\n".join(repr(o) if python else json.dumps(o) for o in objects) + end
         (folder / file).write_bytes(gzip.compress(text.encode(), 1))
@@ -179,7 +167,7 @@ rows_lastfm = st.lists(
 
 
 def by_hand(rows):
-    "Each user's artists, oldest first, equal times in file order, one for each artist and time; by plain Python."
+    "Each user's artists, oldest first, ties in file order, one for each artist and time."
     once = list(dict.fromkeys((u, a, s) for u, a, _, s in rows))
     return {
         u: [a for w, a, s in sorted(once, key=lambda r: r[2]) if w == u]
@@ -209,8 +197,9 @@ def test_lastfm_rows(rows, artists, end):
         ) == len(rows)
         for i, title, genres in ds.items.itertuples(index=False):
             assert title == (artists.get(i, "").strip() or str(i))
-            users = lambda t: len({u for u, a, tag, _ in rows if (a, tag) == (i, t)})
-            best = sorted((t for t in tags if users(t)), key=lambda t: (-users(t), t))[:3]
+            users = {t: {u for u, a, tag, _ in rows if (a, tag) == (i, t)} for t in tags}
+            given_tags = [t for t in tags if users[t]]
+            best = sorted(given_tags, key=lambda t, users=users: (-len(users[t]), t))[:3]
             assert genres == (tuple(tags[t] for t in best) if i in artists else ())
         write_lastfm(d, rows + rows[:3], artists, tags, end)
         assert read_lastfm(data_dir=d).hash == ds.hash
@@ -248,7 +237,7 @@ def test_lastfm_bogus_times(tmp_path, year, left):
 
 
 def test_lastfm_times_of_the_collection(tmp_path):
-    "Milliseconds of May 2011 say when a page was read: they neither order nor multiply a user's artists."
+    "Milliseconds of May 2011 neither order nor multiply a user's artists."
     may = int(LASTFM_COLLECTED) + 5 * 86400
     write_lastfm(
         tmp_path,
@@ -333,13 +322,11 @@ def test_steam_rows(name, rows, games, python, end):
         first = {g["id"]: g for g in reversed(games) if g.get("id")}
         for i, title, genres in ds.items.itertuples(index=False):
             g = first.get(i, {})
-            shown = [html.unescape(g.get(field, "")).strip() for field in ("title", "app_name")] + [
-                i
-            ]
-            kinds, tags = (
-                [html.unescape(w) for w in g.get(field) or [] if w] for field in ("genres", "tags")
-            )
-            assert title == next(filter(None, shown)) and genres == tuple(kinds or tags[:3])
+            shown = [html.unescape(g.get(field, "")).strip() for field in ("title", "app_name")]
+            assert title == next(filter(None, [*shown, i]))
+            kinds = [html.unescape(w) for w in g.get("genres") or [] if w]
+            tags = [html.unescape(w) for w in g.get("tags") or [] if w]
+            assert genres == tuple(kinds or tags[:3])
         write_steam(d, name, rows + rows[:3], games, not python, end)
         assert read_steam(name, d).hash == ds.hash
 
@@ -504,7 +491,7 @@ def test_steam_cut_short_anywhere(tmp_path, name, file):
     ],
 )
 def test_steam_bad_lines(tmp_path, monkeypatch, name, file, line):
-    "A line that is no object, or whose fields are of another kind, or that has code in it: refused by number, and no code runs."
+    "A line that is no object, has fields of another kind or code: refused by number, never run."
     monkeypatch.chdir(tmp_path)
     folder = write_steam(tmp_path, name, [("u", "10", DAY), ("v", "20", DAY)], GAMES)
     path = folder / (STEAM[name] if file == "reviews" else "steam_games.json.gz")
