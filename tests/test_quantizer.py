@@ -1,4 +1,6 @@
-"Residual quantization against an outside reference, on any shape, under mixed precision, and on a saved model."
+"""Residual quantization against vector-quantize-pytorch, for any shape, in mixed precision, and on
+real states.
+"""
 
 import numpy as np
 import pytest
@@ -56,9 +58,8 @@ def test_any_shape_equals_the_plain_loop_and_errors_fall(d, levels, codes, more,
     assert torch.allclose((x - e).double(), r, atol=1e-5)
     report = rq.report(x)
     assert (report["error"].diff().dropna() <= 1e-4).all()
-    assert (report["used"] + report["dead"] == codes).all() and (
-        report["perplexity"] <= codes + 1e-3
-    ).all()
+    assert (report["used"] + report["dead"] == codes).all()
+    assert (report["perplexity"] <= codes + 1e-3).all()
 
 
 def test_states_that_repeat_leave_codes_dead_but_nothing_breaks():
@@ -115,7 +116,7 @@ def test_no_state_is_nearer_to_another_mean_after_lloyd():
 
 
 def test_three_levels_beat_one_flat_codebook_of_the_same_store_on_sasrec_states(real_data):
-    "Issue 5, must hold 2: 384 vectors either way, states of users that neither the encoder nor the codebooks saw."
+    "384 vectors either way, on states of users that neither the encoder nor the codebooks saw."
     from promptrec.baselines.sasrec import SasRec, SasRecSettings
     from promptrec.baselines.sequences import padded
     from promptrec.core import seed_everything
@@ -142,11 +143,9 @@ def test_three_levels_beat_one_flat_codebook_of_the_same_store_on_sasrec_states(
     rq = ResidualQuantizer(64)
     rq.start(train)
     error = rq.report(held)["error"].iloc[-1]
-    assert (
-        error < 0.9 * nearest(held, kmeans(train, 384, rng(0)))[1].mean()
-    )  # the same 384 vectors stored
+    flat = kmeans(train, 384, rng(0))  # stores as many vectors
+    assert error < 0.9 * nearest(held, flat)[1].mean()
     few = ResidualQuantizer(64)
     few.start(train[:400])
-    assert (
-        few.report(held)["error"].iloc[-1] < nearest(held, train[:400])[1].mean()
-    )  # the same 21 bits: every state a code is the fullest there is
+    # as many bits a state: every training state a code is the fullest flat codebook there is
+    assert few.report(held)["error"].iloc[-1] < nearest(held, train[:400])[1].mean()
