@@ -14,6 +14,7 @@ import json
 import re
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,81 +31,95 @@ def _shown(raw: bytes) -> str:
     return raw.rstrip(b"\r\n").decode("utf-8", "replace")
 
 
-def bad_line(path, line: int, says: str, text: str = None) -> PromptrecError:
-    "The error for line `line` (the first is 1) of a file; `text` is the line, where it is at hand."
+def bad_line(path: str | Path, line: int, says: str, text: str | None = None) -> PromptrecError:
+    """The error for line `line` of a file (the first is 1), to be raised by the caller.
+
+    `says` is what is wrong; `text` is the line, read from the file where it is not at hand.
+    """
     if text is None:
         text = _shown(read_bytes(path).split(b"\n")[line - 1])
     return PromptrecError(
         f"{path}, line {line}: {says}: {text[:120]!r}. Repair the line or fetch the file again."
     )
 
-# %% ../../nbs/1_data/03_parsing.ipynb #c006
-def _blocks(path: Path, size: int):
-    "The file's text, gunzipped, in blocks of whole lines of about `size` bytes."
-    carry = b""
+# %% ../../nbs/1_data/03_parsing.ipynb #c007
+def _blocks(path: Path, size: int) -> Iterator[bytes]:
+    "The file, gunzipped, in blocks of whole lines of about `size` bytes."
+    carry = b""  # the beginning of a line that the block before ended in
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as f:
             while block := f.read(size):
-                whole, end, rest = block.rpartition(b"\n")
-                if end:
-                    yield carry + whole + end
+                whole, line_break, rest = block.rpartition(b"\n")
+                if line_break:
+                    yield carry + whole + line_break
                     carry = rest
                 else:
                     carry += block
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
         raise PromptrecError(f"{path}: broken gzip ({e}). Fetch it again.") from e
     except OSError as e:
-        raise PromptrecError(f"{path}: cannot be read ({e.strerror or e}).") from e
+        raise PromptrecError(
+            f"{path}: cannot be read ({e.strerror or e}). Check that it is there and readable."
+        ) from e
     if carry:
         yield carry
 
 
-def read_bytes(path) -> bytes:
+def read_bytes(path: str | Path) -> bytes:
     "The file's bytes, gunzipped, without the line breaks at its end; an empty file is an error."
     raw = b"".join(_blocks(Path(path), 1 << 28)).rstrip(b"\r\n")
     if not raw:
         raise PromptrecError(f"{path} is empty. Fetch it again.")
     return raw
 
-# %% ../../nbs/1_data/03_parsing.ipynb #c007
-def read_text(path, encoding: str = "utf-8") -> str:
-    "The file as text, without a byte order mark; names the line where it is not in `encoding`."
+# %% ../../nbs/1_data/03_parsing.ipynb #c008
+def read_text(path: str | Path, encoding: str = "utf-8") -> str:
+    "The file as text, without a byte order mark; the error for the line that is not in `encoding`."
     raw = read_bytes(path)
     try:
         return raw.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as e:
         raise bad_line(path, raw.count(b"\n", 0, e.start) + 1, f"not {encoding}") from None
 
-# %% ../../nbs/1_data/03_parsing.ipynb #c010
-def read_fields(path, sep: str, encoding: str = "utf-8") -> list:
+# %% ../../nbs/1_data/03_parsing.ipynb #c011
+def read_fields(path: str | Path, sep: str, encoding: str = "utf-8") -> list[tuple[int, list[str]]]:
     "(line number, fields) of each line of a file without quotes."
-    return [
-        (n, line.removesuffix("\r").split(sep))
-        for n, line in enumerate(read_text(path, encoding).split("\n"), 1)
-    ]
+    lines = read_text(path, encoding).split("\n")
+    return [(n, line.removesuffix("\r").split(sep)) for n, line in enumerate(lines, 1)]
 
 
-def first_numbers(path, rows: list, says: str, twice: str) -> list[int]:
-    "The first field of each of `rows` (line number, fields), a whole number; the error for a line where it is none, or is there again."
-    seen = {}
+def first_numbers(
+    path: str | Path, rows: list[tuple[int, list[str]]], says: str, twice: str
+) -> list[int]:
+    """The first field of each of `rows` (line number, fields) of the file, as a whole number.
+
+    Raises the error for a line where it is none (`says`), or where it comes again (`twice`).
+    """
+    numbers: list[int] = []
+    seen: set[int] = set()
     for n, fields in rows:
         if not re.fullmatch("[0-9]{1,18}", fields[0]):
             raise bad_line(path, n, says)
-        if int(fields[0]) in seen:
+        number = int(fields[0])
+        if number in seen:
             raise bad_line(path, n, twice)
-        seen[int(fields[0])] = n
-    return list(seen)
+        seen.add(number)
+        numbers.append(number)
+    return numbers
 
 
-def read_csv_fields(path) -> list:
-    "(line number, fields) of each record of a CSV file in UTF-8, where a quoted field may hold commas, quotes and line breaks."
+def read_csv_fields(path: str | Path) -> list[tuple[int, list[str]]]:
+    """(number of the last line, fields) of each record of a CSV file in UTF-8.
+
+    A quoted field may hold commas, quotes and line breaks.
+    """
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         return [(reader.line_num, fields) for fields in reader]
     except csv.Error as e:
         raise bad_line(path, reader.line_num, f"not CSV ({e})") from None
 
-# %% ../../nbs/1_data/03_parsing.ipynb #c013
+# %% ../../nbs/1_data/03_parsing.ipynb #c014
 _PATTERNS = {
     pa.int64(): rb"-?\d{1,18}",
     pa.float64(): rb"-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?",
@@ -112,17 +127,7 @@ _PATTERNS = {
 }
 
 
-def _find_bad(path, raw: bytes, sep: bytes, types: dict, first: int) -> PromptrecError:
-    "The error for the first line that is not made of `types`."
-    whole = re.compile(re.escape(sep).join(_PATTERNS[t] for t in types.values()) + rb"\r?")
-    says = f"not {', '.join(types)} separated by {sep.decode()!r}"
-    for n, line in enumerate(raw.split(b"\n"), first):
-        if line.count(sep) != len(types) - 1 or not whole.fullmatch(line) or not _decodes(line):
-            return bad_line(path, n, says, _shown(line))
-    return PromptrecError(f"{path}: cannot be read. Fetch it again.")
-
-
-def _decodes(line: bytes) -> bool:
+def _is_utf8(line: bytes) -> bool:
     "Whether the bytes are UTF-8."
     try:
         line.decode()
@@ -130,10 +135,24 @@ def _decodes(line: bytes) -> bool:
         return False
     return True
 
-# %% ../../nbs/1_data/03_parsing.ipynb #c014
-def _parse(raw: bytes, sep: bytes, types: dict) -> pd.DataFrame | None:
+
+def _first_bad_line(
+    path: str | Path, raw: bytes, sep: bytes, types: dict[str, pa.DataType], first: int
+) -> PromptrecError:
+    "The error for the first line of `raw` that is not made of `types`; its first line is `first`."
+    pattern = re.escape(sep).join(_PATTERNS[kind] for kind in types.values()) + rb"\r?"
+    whole = re.compile(pattern)
+    says = f"not {', '.join(types)} separated by {sep.decode()!r}"
+    for n, line in enumerate(raw.split(b"\n"), first):
+        right_count = line.count(sep) == len(types) - 1
+        if not right_count or not whole.fullmatch(line) or not _is_utf8(line):
+            return bad_line(path, n, says, _shown(line))
+    return PromptrecError(f"{path}: cannot be read. Fetch it again.")
+
+# %% ../../nbs/1_data/03_parsing.ipynb #c015
+def _parse_columns(raw: bytes, sep: bytes, types: dict[str, pa.DataType]) -> pd.DataFrame | None:
     "The columns, or None if any line is not made of `types`."
-    if len(sep) > 1:
+    if len(sep) > 1:  # pyarrow takes one byte; a tab in the text would then be taken for another
         if b"\t" in raw:
             return None
         raw, sep = raw.replace(sep, b"\t"), b"\t"
@@ -146,20 +165,23 @@ def _parse(raw: bytes, sep: bytes, types: dict) -> pd.DataFrame | None:
         ).to_pandas()
     except pa.ArrowInvalid:
         return None
-    whole = all(
-        (rows[c] != "").all() if t == pa.string() else np.isfinite(rows[c]).all()
-        for c, t in types.items()
-    )
-    return rows if whole else None
+    for name, kind in types.items():
+        good = rows[name] != "" if kind == pa.string() else np.isfinite(rows[name])
+        if not good.all():
+            return None
+    return rows
 
-# %% ../../nbs/1_data/03_parsing.ipynb #c015
+# %% ../../nbs/1_data/03_parsing.ipynb #c016
 def read_table(
-    path,  # the file, plain or .gz
+    path: str | Path,  # the file, plain or .gz
     sep: bytes,  # between two fields, e.g. b"::"; there are no quotes
-    types: dict,  # what a line is made of: name -> pa.int64(), pa.float64() or pa.string()
+    types: dict[str, pa.DataType],  # a line: name -> pa.int64(), pa.float64() or pa.string()
     header: bytes = b"",  # the first line, where there is one
 ) -> pd.DataFrame:
-    "The columns `types`, in the order of the file; `PromptrecError` names the first line that is not made of them."
+    """The columns `types`, in the order of the file.
+
+    Raises `PromptrecError` for the first line that is not made of them, or another header.
+    """
     raw, first = read_bytes(path), 1
     if header:
         line, _, raw = raw.partition(b"\n")
@@ -168,13 +190,13 @@ def read_table(
         if not raw:
             raise PromptrecError(f"{path} has no rows. Fetch it again.")
         first = 2
-    rows = _parse(raw, sep, types)
+    rows = _parse_columns(raw, sep, types)
     if rows is None:
-        raise _find_bad(path, raw, sep, types, first)
+        raise _first_bad_line(path, raw, sep, types, first)
     return rows
 
-# %% ../../nbs/1_data/03_parsing.ipynb #c019
-def _object(path, n: int, line: str) -> dict:
+# %% ../../nbs/1_data/03_parsing.ipynb #c024
+def _object_of(path: str | Path, n: int, line: str) -> dict:
     "The object written in line `n`."
     try:
         thing = json.loads(line)
@@ -190,28 +212,55 @@ def _object(path, n: int, line: str) -> dict:
         raise bad_line(path, n, f"a {type(thing).__name__}, not an object with named fields", line)
     return thing
 
+# %% ../../nbs/1_data/03_parsing.ipynb #c025
+_MISFITS = (pa.ArrowException, OverflowError, UnicodeError)  # what pa.array raises for a value
 
-def _columns(path, things: list, types: dict) -> pa.Table:
-    "The fields `types` of (line number, object) as columns; names the line of a value that does not fit."
+
+def _bad_value(
+    path: str | Path, things: list[tuple[int, dict]], name: str, kind: pa.DataType
+) -> PromptrecError | None:
+    "The error for the first of `things` whose field `name` is not of type `kind`, if any is."
+    for n, thing in things:
+        try:
+            pa.array([thing.get(name)], kind)
+        except _MISFITS:
+            return bad_line(path, n, f"field {name!r} is not {kind}", repr(thing.get(name)))
+    return None
+
+
+def _columns_of(
+    path: str | Path, things: list[tuple[int, dict]], types: dict[str, pa.DataType]
+) -> pa.Table:
+    "The fields `types` of (line number, object) as columns."
     columns = {}
     for name, kind in types.items():
         try:
-            columns[name] = pa.array([t.get(name) for _, t in things], kind)
-        except (pa.ArrowException, OverflowError, UnicodeError):
-            for n, t in things:
-                try:
-                    pa.array([t.get(name)], kind)
-                except (pa.ArrowException, OverflowError, UnicodeError):
-                    raise bad_line(
-                        path, n, f"field {name!r} is not {kind}", repr(t.get(name))
-                    ) from None
-            raise
+            columns[name] = pa.array([thing.get(name) for _, thing in things], kind)
+        except _MISFITS as e:
+            raise (_bad_value(path, things, name, kind) or e) from None
     return pa.table(columns)
 
-# %% ../../nbs/1_data/03_parsing.ipynb #c020
-def _json_block(block: bytes, types: dict) -> pa.Table | None:
-    "The fields of JSON lines, or None if a line is anything else, or is blank. (pyarrow crashes on a line that does not begin an object.)"
+
+def _slow_block(
+    path: str | Path, block: bytes, first: int, types: dict[str, pa.DataType]
+) -> pa.Table:
+    "The fields `types` of a block that begins with line `first`; blank lines are passed over."
+    try:
+        text = block.decode()
+    except UnicodeDecodeError as e:
+        n = first + block.count(b"\n", 0, e.start)
+        raise bad_line(path, n, "not utf-8", _shown(block[: e.end].split(b"\n")[-1])) from None
+    things = []
+    for n, line in enumerate(text.split("\n"), first):
+        if line.strip():
+            things.append((n, _object_of(path, n, line)))
+    return _columns_of(path, things, types)
+
+# %% ../../nbs/1_data/03_parsing.ipynb #c027
+def _json_block(block: bytes, types: dict[str, pa.DataType]) -> pa.Table | None:
+    "The fields `types` of JSON lines, or None if a line is anything else, or is blank."
     lines = block.count(b"\n") + (not block.endswith(b"\n"))
+    # pyarrow crashes on a line that does not begin an object
     if block.count(b"\n{") + block.startswith(b"{") != lines:
         return None
     options = pajson.ParseOptions(
@@ -227,40 +276,24 @@ def _json_block(block: bytes, types: dict) -> pa.Table | None:
         return None
     return table.select(list(types)) if len(table) == lines else None
 
-
-def _slow_block(path, block: bytes, first: int, types: dict) -> pa.Table:
-    "The same line by line, from line number `first`; blank lines are passed over."
-    try:
-        text = block.decode()
-    except UnicodeDecodeError as e:
-        raise bad_line(
-            path,
-            first + block.count(b"\n", 0, e.start),
-            "not utf-8",
-            _shown(block[: e.end].split(b"\n")[-1]),
-        ) from None
-    return _columns(
-        path,
-        [
-            (n, _object(path, n, line))
-            for n, line in enumerate(text.split("\n"), first)
-            if line.strip()
-        ],
-        types,
-    )
-
-# %% ../../nbs/1_data/03_parsing.ipynb #c021
+# %% ../../nbs/1_data/03_parsing.ipynb #c028
 def read_objects(
-    path,  # the file, plain or .gz
-    types: dict,  # fields to keep: name -> pyarrow type, which may be nested
+    path: str | Path,  # the file, plain or .gz
+    types: dict[str, pa.DataType],  # fields to keep: name -> type, which may be nested
     size: int = 1 << 26,  # bytes read at once
 ) -> pa.Table:
-    "The fields `types` of one object a line (JSON or a Python literal), null where a line lacks one; `PromptrecError` names the first bad line."
-    parts, first = [], 1
+    """The fields `types` of one object a line (JSON or a Python literal), null where it has none.
+
+    Raises `PromptrecError` for the first bad line.
+    """
+    parts: list[pa.Table] = []
+    first = 1
     for block in _blocks(Path(path), size):
         table = _json_block(block, types)
-        parts.append(_slow_block(path, block, first, types) if table is None else table)
+        if table is None:
+            table = _slow_block(path, block, first, types)
+        parts.append(table)
         first += block.count(b"\n")
-    if not sum(map(len, parts)):
+    if not sum(len(part) for part in parts):
         raise PromptrecError(f"{path} is empty. Fetch it again.")
     return pa.concat_tables(parts)
