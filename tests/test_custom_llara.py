@@ -1,6 +1,5 @@
-"""Data of one's own and LLaRA's splits: every layout gives the same data set, faults are named, released windows come back exactly."""
+"""Own data and LLaRA's splits: all layouts agree, faults are named, released windows come back."""
 
-import base64
 import csv
 import gzip
 import io
@@ -47,73 +46,56 @@ def to_csv(head, rows, sep=",", end="\n", last=True):
     return (text + end * last).encode()
 
 
+def id_column(values):
+    "Ids as a column of numbers, or of text where one is text."
+    if any(isinstance(v, str) for v in values):
+        return pa.array([str(v) for v in values])
+    return pa.array(values, pa.int64())
+
+
+def write_parquet(folder, rows, items):
+    "Both tables in Parquet."
+    interactions = {
+        "user": id_column([r[0] for r in rows]),
+        "item": id_column([r[1] for r in rows]),
+        "rating": pa.array([r[2] for r in rows], pa.float64()),
+        "timestamp": pa.array([r[3] for r in rows], pa.int64()),
+    }
+    genres = [list(g) for _, g in items.values()]
+    catalogue = {
+        "item": id_column(list(items)),
+        "title": [t for t, _ in items.values()],
+        "genres": pa.array(genres, pa.list_(pa.string())),
+    }
+    pq.write_table(pa.table(interactions), folder / "interactions.parquet")
+    pq.write_table(pa.table(catalogue), folder / "items.parquet")
+
+
+def write_atomic(folder, rows, items, end, last):
+    "Both tables as RecBole's atomic files."
+    head = ["user_id:token", "item_id:token", "rating:float", "timestamp:float"]
+    (folder / "x.inter").write_bytes(to_csv(head, rows, "\t", end, last))
+    head = ["item_id:token", "title:token_seq", "genre:token_seq"]
+    catalogue = [(i, t, " ".join(g)) for i, (t, g) in items.items()]
+    (folder / "x.item").write_bytes(to_csv(head, catalogue, "\t", end, last))
+
+
 def write(folder, layout, rows, items, end="\n", last=True):
     "Write rows (user, item, rating or None, seconds) and items {id: (title, genres)}."
     folder.mkdir(parents=True, exist_ok=True)
-    cells = [(u, i, "" if r is None else r, t) for u, i, r, t in rows]
     if layout == "parquet":
-        column = lambda k, kind: pa.array([r[k] for r in rows], kind)
-        ids = lambda values: (
-            pa.array([str(v) for v in values])
-            if any(isinstance(v, str) for v in values)
-            else pa.array(values, pa.int64())
-        )
-        pq.write_table(
-            pa.table(
-                {
-                    "user": ids([r[0] for r in rows]),
-                    "item": ids([r[1] for r in rows]),
-                    "rating": column(2, pa.float64()),
-                    "timestamp": column(3, pa.int64()),
-                }
-            ),
-            folder / "interactions.parquet",
-        )
-        pq.write_table(
-            pa.table(
-                {
-                    "item": ids(list(items)),
-                    "title": [t for t, _ in items.values()],
-                    "genres": pa.array([list(g) for _, g in items.values()], pa.list_(pa.string())),
-                }
-            ),
-            folder / "items.parquet",
-        )
-    elif layout == "atomic":
-        (folder / "x.inter").write_bytes(
-            to_csv(
-                ["user_id:token", "item_id:token", "rating:float", "timestamp:float"],
-                cells,
-                "\t",
-                end,
-                last,
-            )
-        )
-        (folder / "x.item").write_bytes(
-            to_csv(
-                ["item_id:token", "title:token_seq", "genre:token_seq"],
-                [(i, t, " ".join(g)) for i, (t, g) in items.items()],
-                "\t",
-                end,
-                last,
-            )
-        )
-    else:
-        pack = gzip.compress if layout == "csv.gz" else bytes
-        (folder / f"interactions.{layout}").write_bytes(
-            pack(to_csv(["user", "item", "rating", "timestamp"], cells, ",", end, last))
-        )
-        (folder / f"items.{layout}").write_bytes(
-            pack(
-                to_csv(
-                    ["item", "title", "genres"],
-                    [(i, t, "|".join(g)) for i, (t, g) in items.items()],
-                    ",",
-                    end,
-                    last,
-                )
-            )
-        )
+        write_parquet(folder, rows, items)
+        return folder
+    cells = [(u, i, "" if r is None else r, t) for u, i, r, t in rows]
+    if layout == "atomic":
+        write_atomic(folder, cells, items, end, last)
+        return folder
+    pack = gzip.compress if layout == "csv.gz" else bytes
+    interactions = to_csv(["user", "item", "rating", "timestamp"], cells, ",", end, last)
+    (folder / f"interactions.{layout}").write_bytes(pack(interactions))
+    catalogue = [(i, t, "|".join(g)) for i, (t, g) in items.items()]
+    catalogue = to_csv(["item", "title", "genres"], catalogue, ",", end, last)
+    (folder / f"items.{layout}").write_bytes(pack(catalogue))
     return folder
 
 
@@ -421,7 +403,7 @@ def test_atomic_without_items(tmp_path):
 
 
 def test_recbole_ml_100k(monkeypatch, tmp_path):
-    "RecBole's own files, where they are in the cache, have the interactions of the reader of MovieLens 100K."
+    "RecBole's own files, where the cache has them, have the interactions of MovieLens 100K."
     monkeypatch.delenv("PROMPTREC_DATA", raising=False)
     if (
         "ml-100k" not in sources_at_hand()["dataset"]
@@ -449,15 +431,13 @@ def test_long_fields_with_quotes(tmp_path):
 # ---- LLaRA's splits ----
 
 
-def cut(sequence, everything, padding):
-    "Windows of a sequence as LLaRA has them: of every item, or of the last alone."
-    for i in range(len(sequence)) if everything else [len(sequence) - 1]:
+def cut(sequence, every_item, padding):
+    "Windows of a sequence as LLaRA has them: one for every item, or only for the last."
+    targets = range(len(sequence)) if every_item else [len(sequence) - 1]
+    for i in targets:
         seq = sequence[max(0, i - 10) : i]
-        yield {
-            "seq": seq + [padding] * (10 - len(seq)),
-            "len_seq": max(1, len(seq)),
-            "next": sequence[i],
-        }
+        filled = seq + [padding] * (10 - len(seq))
+        yield {"seq": filled, "len_seq": max(1, len(seq)), "next": sequence[i]}
 
 
 def frames(name, parts):
