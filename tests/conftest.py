@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread a process, no hub, runs of the package in a process of their own."""
+"""Shared by all tests: one thread a process, no hub, notebooks run in a process of their own."""
 
 import os
 import subprocess
@@ -41,7 +41,9 @@ def papermill():
     "Run nbs/NAME.ipynb with parameters; returns the finished process."
 
     def run(name, out, **parameters):
-        words = [w for k, v in parameters.items() for w in ("-p", k, str(v))]
+        words = []
+        for parameter, value in parameters.items():
+            words += ["-p", parameter, str(value)]
         command = [
             sys.executable,
             "-m",
@@ -58,23 +60,23 @@ def papermill():
 
 @pytest.fixture
 def own(tmp_path):
-    "A folder with somebody's own data: 40 readers of 30 books, unicode, a title and some genres missing, rows out of order."
-    g, folder = np.random.default_rng(0), tmp_path / "my-books"
+    """A folder with somebody's own data: 40 readers of 30 books, rows out of order.
+
+    Names are in Unicode, a title and some genres are missing.
+    """
+    g = np.random.default_rng(0)
+    folder = tmp_path / "my-books"
     folder.mkdir()
-    rows = pd.DataFrame(
-        [
-            (f"reader {u}", f"b{i}", t)
-            for u in range(40)
-            for t, i in enumerate(g.permutation(30)[: g.integers(6, 12)])
-        ],
-        columns=["user", "item", "timestamp"],
-    )
-    rows.sample(frac=1, random_state=0).to_csv(folder / "interactions.csv", index=False)
-    pd.DataFrame(
-        {
-            "item": [f"b{i}" for i in range(30)],
-            "title": ["" if i == 3 else f"Büch, no. {i}" for i in range(30)],
-            "genres": ["Drama|Poetry" if i % 2 else "" for i in range(30)],
-        }
-    ).to_csv(folder / "items.csv", index=False)
+    rows = []
+    for user in range(40):
+        books = g.permutation(30)[: g.integers(6, 12)]
+        rows += [(f"reader {user}", f"b{book}", time) for time, book in enumerate(books)]
+    table = pd.DataFrame(rows, columns=["user", "item", "timestamp"])
+    table.sample(frac=1, random_state=0).to_csv(folder / "interactions.csv", index=False)
+    catalogue = {
+        "item": [f"b{i}" for i in range(30)],
+        "title": ["" if i == 3 else f"Büch, no. {i}" for i in range(30)],
+        "genres": ["Drama|Poetry" if i % 2 else "" for i in range(30)],
+    }
+    pd.DataFrame(catalogue).to_csv(folder / "items.csv", index=False)
     return folder
