@@ -156,7 +156,7 @@ def plot_shares(curves: pd.DataFrame) -> plt.Figure:
         _epoch_axis(ax, epochs, title)
     return fig
 
-# %% ../../nbs/7_experiments/04_plots.ipynb #aecc22a0
+# %% ../../nbs/7_experiments/04_plots.ipynb #51fd7b1e
 def plot_models(records: list[dict], keys: Sequence[str] = ("recall@10", "ndcg@10")) -> plt.Figure:
     """Metrics `keys` of several records with their 95% intervals, over the candidates and the full
     catalogue; the dotted line is chance for Recall@10.
@@ -182,7 +182,8 @@ def plot_models(records: list[dict], keys: Sequence[str] = ("recall@10", "ndcg@1
         if kind == "sampled" and "recall@10" in keys:
             chance = 10 / (1 + int(candidates.split("-")[1]))
             at = keys.index("recall@10")
-            ax.hlines(chance, at - width, at + len(records) * width, color="black", ls=":")
+            ends = (at - width / 2, at + (len(records) - 0.5) * width)
+            ax.hlines(chance, *ends, color="black", ls=":")
         ax.set_xticks(places + width * (len(records) - 1) / 2, keys)
         ax.set_title(titles[kind], fontsize=10)
     bars = [c for c in axes[0, 0].containers if c.get_label() in {r["model"] for r in records}]

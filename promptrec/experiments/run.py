@@ -399,30 +399,27 @@ def validation(
     return validate
 
 
-def _say(text: str, show: bool) -> None:
-    "A line of progress, of the main process."
-    if show and this_process().is_main_process:
-        print(text, file=progress_stream(), flush=True)
-
-
 def evaluate_run(
     model: Recommender, data: Prepared, full: bool = True, progress: bool = False
 ) -> pd.DataFrame:
     """One row a test target: ranks among the candidates and, where `full`, in the full catalogue,
     if the model scores; ranks by the `encoder` that it reads, if any; its answers, if it generates.
     """
+    progress = progress and this_process().is_main_process
     users = data.split.users("test")
     candidates = data.candidates.get("test")
     ranks = pd.DataFrame({"user": users})
     if hasattr(model, "score"):
-        _say(f"test: scores for {len(users):,} users", progress)
-        ranks = evaluate(model, data.split, "test", candidates, full)
+        bar = "test" if progress else ""
+        ranks = evaluate(model, data.split, "test", candidates, full, bar)
     encoder = getattr(model, "encoder", None)
     if encoder:
-        _say("test: scores of its encoder", progress)
-        ranks["encoder"] = evaluate(encoder, data.split, "test", candidates, False)["sampled"]
+        bar = "test, its encoder" if progress else ""
+        alone = evaluate(encoder, data.split, "test", candidates, False, bar)
+        ranks["encoder"] = alone["sampled"]
     if isinstance(model, GenerativeRecommender):
-        _say(f"test: answers for {len(users):,} users", progress)
+        if progress:
+            print(f"test: answers for {len(users):,} users", file=progress_stream(), flush=True)
         answers = evaluate_answers(model, data.split, data.candidates["test"])
         ranks = pd.concat([ranks, answers], axis=1)
     return ranks
