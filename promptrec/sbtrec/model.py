@@ -278,7 +278,7 @@ class PromptBatches:
         each = SequenceBatches(split, settings.max_items, batch_size, seed, each=True)
         self.stop = each.stop  # row behind each target
         self.lengths = each.lengths  # items of the history and the target
-        title_tokens = np.diff(prompts.at)[: self.dataset.n_items]
+        title_tokens = np.diff(prompts.offsets)[: self.dataset.n_items]
         total = np.append(0, title_tokens[self.dataset.item].cumsum())
         self.size = total[self.stop - 1] - total[self.stop - self.lengths]  # tokens of the history
 
