@@ -90,9 +90,9 @@ def tokenize_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) ->
             )
     rest = iter(found)
     pieces = []
-    for text in parts:
+    for between_marks in parts:
         piece: list[int] = []
-        for i in range(len(text)):
+        for i in range(len(between_marks)):
             piece += [-1] if i else []  # a mark stands between two parts
             piece += next(rest)[len(word) :]
         pieces.append(piece)
