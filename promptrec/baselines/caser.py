@@ -7,6 +7,7 @@ __all__ = ['CaserSettings', 'CaserBatches', 'CaserNet', 'Caser']
 
 # %% ../../nbs/5_baselines/05_caser.ipynb #c002
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -18,10 +19,10 @@ from promptrec.baselines.sequences import (
     ID_TRAINING,
     ItemTable,
     SequenceBatches,
+    SequenceNet,
     SequenceRecommender,
-    padded,
 )
-from ..core import check_name, ragged_arange, rng
+from ..core import check_name, rng
 from ..data.dataset import Dataset
 from ..evaluation.split import Split
 from ..training.loop import Loop
@@ -29,62 +30,66 @@ from ..training.loop import Loop
 # %% ../../nbs/5_baselines/05_caser.ipynb #c005
 @dataclass(frozen=True)
 class CaserSettings:
-    "`max_items` is the paper's L; `horizontal` filters for each height 1 .. L; `loss` is bce, against `negatives` items a target, or softmax."
+    "Hyperparameters of Caser; sources in the table of the notebook."
 
-    max_items: int = 5
-    d: int = 50
-    horizontal: int = 16
-    vertical: int = 4
-    dropout: float = 0.5
-    loss: str = "bce"
-    negatives: int = 3
+    max_items: int = 5  # the paper's L: how many last items are read
+    d: int = 50  # width of embeddings and of the state
+    horizontal: int = 16  # horizontal filters of each height 1 .. L
+    vertical: int = 4  # vertical filters
+    dropout: float = 0.5  # before the dense layer
+    loss: str = "bce"  # bce or softmax
+    negatives: int = 3  # of bce: items a target that its user did not touch
 
 # %% ../../nbs/5_baselines/05_caser.ipynb #c007
 class CaserBatches(SequenceBatches):
-    """Windows of a split for `Loop`, one for each training interaction but a user's first: the last `width` items before it `items` [B, L]
-    and `lengths` [B], the interaction's `target` [B], and `negatives` [B, k] that its user did not touch in training."""
+    """Windows of a split for `Loop`, one for each training interaction but a user's first: the
+    last `width` items before it `items` [B, L] and `lengths` [B], the interaction's `target`
+    [B], and `negatives` [B, k] that its user did not touch in training.
+    """
 
-    def __init__(self, split: Split, width: int, batch_size: int, seed: int, negatives: int = 0):
+    def __init__(
+        self, split: Split, width: int, batch_size: int, seed: int, negatives: int = 0
+    ) -> None:
         super().__init__(split, width, batch_size, seed, negatives, each=True)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
+        "All windows once, at random: they are equally long."
         order = rng(self.seed, 0, epoch).permutation(len(self))
         return np.split(order, range(self.batch_size, len(order), self.batch_size))
 
     def _negatives(self, user: np.ndarray, generator: np.random.Generator) -> torch.Tensor:
+        "Uniform items [B, k], each window's own, that its `user` [B] did not touch."
         return self.untouched(user, self.negatives, generator)
 
 # %% ../../nbs/5_baselines/05_caser.ipynb #c013
-class CaserNet(nn.Module):
+class CaserNet(SequenceNet):
     "Tang and Wang, section 3, over `n_items` items, without the user embedding."
 
-    def __init__(self, n_items: int, s: CaserSettings):
+    def __init__(self, n_items: int, s: CaserSettings) -> None:
         super().__init__()
-        self.s, L, d = s, s.max_items, s.d
-        self.inputs, self.items = (
-            ItemTable(n_items, d, extra=1, std=1 / d),
-            ItemTable(n_items, d, bias=True, std=1 / d),
-        )
+        self.s = s
+        L, d = s.max_items, s.d
+        self.inputs = ItemTable(n_items, d, extra=1, std=1 / d)  # item V marks a missing one
+        self.items = ItemTable(n_items, d, bias=True, std=1 / d)
         self.horizontal = nn.ModuleList([nn.Conv1d(d, s.horizontal, h) for h in range(1, L + 1)])
         self.vertical = nn.Linear(L, s.vertical)
         self.full = nn.Linear(s.vertical * d + s.horizontal * L, d)
 
     def window(self, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        "Histories [B, n], padded on the right, as their last L items [B, L], the mark where there are fewer."
-        at = (
-            lengths[:, None]
-            - self.s.max_items
-            + torch.arange(self.s.max_items, device=items.device)
-        )
+        """Histories [B, n], padded on the right, as their last L items [B, L], the mark where
+        there are fewer.
+        """
+        last = torch.arange(self.s.max_items, device=items.device) - self.s.max_items
+        at = lengths[:, None] + last
         return items.gather(1, at.clamp(min=0)).masked_fill(at < 0, self.items.n_items)
 
     def last(self, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         "The state after each history [B, d]."
-        x = self.inputs(self.window(items, lengths)).transpose(1, 2)
-        found = [self.vertical(x).flatten(1)] + [
-            F.relu(conv(x).amax(-1)) for conv in self.horizontal
-        ]
-        return F.relu(self.full(F.dropout(torch.cat(found, 1), self.s.dropout, self.training)))
+        x = self.inputs(self.window(items, lengths)).transpose(1, 2)  # [B, d, L]
+        outputs = [self.vertical(x).flatten(1)]
+        outputs += [F.relu(conv(x).amax(-1)) for conv in self.horizontal]
+        found = F.dropout(torch.cat(outputs, 1), self.s.dropout, self.training)
+        return F.relu(self.full(found))
 
     def forward(self, batch: dict) -> tuple[torch.Tensor, dict]:
         "Loss over the batch's windows."
@@ -95,25 +100,26 @@ class Caser(SequenceRecommender):
     "Caser behind the `Recommender` protocol."
 
     settings_class = CaserSettings
+    settings: CaserSettings
     variants: ClassVar[dict] = {"caser": {}}
     presets: ClassVar[dict] = {
         "paper": {**ID_TRAINING, "batch_size": 512, "epochs": 50, "patience": 5},
         "quick": {**ID_TRAINING, "batch_size": 512, "epochs": 10},
         "tiny": {**ID_TRAINING, "batch_size": 8192, "epochs": 1},
     }
-    prefix_presets: ClassVar[dict] = {}
+    prefix_presets: ClassVar[dict] = {}  # each interaction is an example anyway
 
-    def __init__(self, dataset: Dataset, settings: CaserSettings = CaserSettings(), data_dir=None):
+    def __init__(
+        self,
+        dataset: Dataset,
+        settings: CaserSettings = CaserSettings(),
+        data_dir: str | Path | None = None,
+    ) -> None:
         check_name("loss", settings.loss, ("bce", "softmax"))
         super().__init__(dataset, settings, CaserNet(dataset.n_items, settings))
 
     def batches(self, split: Split, loop: Loop) -> CaserBatches:
         "Training windows for `loop`."
-        s = self.settings
-        return CaserBatches(
-            split,
-            s.max_items,
-            loop.settings.batch_size,
-            loop.settings.seed,
-            s.negatives if s.loss == "bce" else 0,
-        )
+        s, t = self.settings, loop.settings
+        negatives = s.negatives if s.loss == "bce" else 0
+        return CaserBatches(split, s.max_items, t.batch_size, t.seed, negatives)
