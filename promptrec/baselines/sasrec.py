@@ -7,43 +7,52 @@ __all__ = ['SasRecSettings', 'SasRecBlock', 'SasRecNet', 'SasRec']
 
 # %% ../../nbs/5_baselines/06_sasrec.ipynb #c002
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .sequences import ItemTable, SequenceRecommender
+from .sequences import ItemTable, SequenceNet, SequenceRecommender
 from ..data.dataset import Dataset
 
 # %% ../../nbs/5_baselines/06_sasrec.ipynb #c005
 @dataclass(frozen=True)
 class SasRecSettings:
-    "`loss` is one of `LOSSES`; `negatives` are those of sampled and gbce (bce has one a position), `t` that of gbce."
+    "Hyperparameters of SASRec; sources in the table of the notebook."
 
-    max_items: int = 200
-    d: int = 50
-    blocks: int = 2
-    heads: int = 1
-    dropout: float = 0.2
-    loss: str = "softmax"
-    negatives: int = 256
-    t: float = 0.75
+    max_items: int = 200  # latest items of a history that are read
+    d: int = 50  # width of embeddings and states
+    blocks: int = 2  # attention blocks
+    heads: int = 1  # attention heads of a block
+    dropout: float = 0.2  # of embeddings, attention weights and the feed-forward
+    loss: str = "softmax"  # one of `LOSSES`: softmax, bce, sampled, gbce
+    negatives: int = 256  # of sampled and gbce, shared by a batch (bce: one a position)
+    t: float = 0.75  # gbce: 0 is bce, 1 corrects all overconfidence
 
 # %% ../../nbs/5_baselines/06_sasrec.ipynb #c007
 class SasRecBlock(nn.Module):
-    "Causal attention and a two-layer feed-forward, each with a residual (Kang and McAuley, section III-B)."
+    """Causal attention and a two-layer feed-forward, each with a residual (Kang and McAuley,
+    section III-B).
+    """
 
-    def __init__(self, d: int, heads: int, dropout: float):
+    def __init__(self, d: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
+        self.dropout = dropout
         self.norm, self.norm2 = nn.LayerNorm(d, eps=1e-8), nn.LayerNorm(d, eps=1e-8)
         self.q, self.kv = nn.Linear(d, d), nn.Linear(d, 2 * d)
         self.up, self.down = nn.Linear(d, d), nn.Linear(d, d)
 
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor = None) -> torch.Tensor:
-        "States [B, L, d] to states [B, L, d], or, of histories of `lengths` [B], to the last state of each [B, 1, d]."
-        split = lambda y: y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def _split(self, y: torch.Tensor) -> torch.Tensor:
+        "[B, L, d] as [B, heads, L, d/heads]."
+        return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """States [B, L, d] to states [B, L, d]; or, of histories of `lengths` [B], to the last
+        state of each [B, 1, d].
+        """
         k, v = self.kv(x).chunk(2, -1)
         seen = None
         if lengths is not None:
@@ -51,18 +60,24 @@ class SasRecBlock(nn.Module):
             x = x[torch.arange(len(x), device=x.device), lengths - 1][:, None]
         q, drop = self.norm(x), self.dropout if self.training else 0.0
         a = F.scaled_dot_product_attention(
-            split(self.q(q)), split(k), split(v), seen, drop, is_causal=seen is None
+            self._split(self.q(q)),
+            self._split(k),
+            self._split(v),
+            seen,
+            drop,
+            is_causal=seen is None,
         )
         x = self.norm2(q + a.transpose(1, 2).flatten(2))
         return x + F.dropout(self.down(F.dropout(F.relu(self.up(x)), drop)), drop)
 
-# %% ../../nbs/5_baselines/06_sasrec.ipynb #c008
-class SasRecNet(nn.Module):
+# %% ../../nbs/5_baselines/06_sasrec.ipynb #c009
+class SasRecNet(SequenceNet):
     "Kang and McAuley, section III, over `n_items` items."
 
-    def __init__(self, n_items: int, s: SasRecSettings):
+    def __init__(self, n_items: int, s: SasRecSettings) -> None:
         super().__init__()
-        self.s, self.items = s, ItemTable(n_items, s.d)
+        self.s = s
+        self.items = ItemTable(n_items, s.d)
         self.position = nn.Parameter(torch.randn(s.max_items, s.d) * 0.02)
         self.blocks = nn.ModuleList([SasRecBlock(s.d, s.heads, s.dropout) for _ in range(s.blocks)])
         self.norm = nn.LayerNorm(s.d, eps=1e-8)
@@ -70,15 +85,16 @@ class SasRecNet(nn.Module):
     def states(
         self, items: torch.Tensor, lengths: torch.Tensor, last: bool = False
     ) -> torch.Tensor:
-        "States [B, L, d] of histories [B, L], padded on the right; the `last` state of each alone [B, 1, d], for which the last block need not compute the others."
-        at = (
-            self.s.max_items - lengths[:, None] + torch.arange(items.shape[1], device=items.device)
-        ).clamp(max=self.s.max_items - 1)
-        x = F.dropout(
-            self.items(items) * self.s.d**0.5 + F.embedding(at, self.position),
-            self.s.dropout,
-            self.training,
+        """States [B, L, d] of histories [B, L], padded on the right; or the `last` state of each
+        alone [B, 1, d], for which the last block need not compute the others.
+        """
+        s = self.s
+        position = (
+            s.max_items - lengths[:, None] + torch.arange(items.shape[1], device=items.device)
         )
+        position = position.clamp(max=s.max_items - 1)  # those of padding do not matter
+        x = self.items(items) * s.d**0.5 + F.embedding(position, self.position)
+        x = F.dropout(x, s.dropout, self.training)
         for block in self.blocks[:-1]:
             x = block(x)
         return self.norm(self.blocks[-1](x, lengths if last else None))
@@ -92,14 +108,17 @@ class SasRecNet(nn.Module):
         h = self.states(batch["items"], batch["lengths"]).flatten(0, 1)[batch["ask_at"]]
         return self.items.loss(h, batch, self.s.loss, self.s.t), {}
 
-# %% ../../nbs/5_baselines/06_sasrec.ipynb #c009
+# %% ../../nbs/5_baselines/06_sasrec.ipynb #c010
 class SasRec(SequenceRecommender):
     "SASRec behind the `Recommender` protocol."
 
-    settings_class = SasRecSettings
+    settings_class: ClassVar[type] = SasRecSettings
     variants: ClassVar[dict] = {"sasrec": {}}
 
     def __init__(
-        self, dataset: Dataset, settings: SasRecSettings = SasRecSettings(), data_dir=None
-    ):
+        self,
+        dataset: Dataset,
+        settings: SasRecSettings = SasRecSettings(),
+        data_dir: str | Path | None = None,
+    ) -> None:
         super().__init__(dataset, settings, SasRecNet(dataset.n_items, settings))
