@@ -12,8 +12,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as hf_logging
 
 from ..core import PromptrecError
@@ -75,7 +80,7 @@ def _quiet_loading() -> Iterator[None]:
 # %% ../../nbs/4_mibert/03_encoder.ipynb #c009
 def load_encoder(
     name: str, layers: int | None = None, data_dir: str | Path | None = None
-) -> nn.Module:
+) -> PreTrainedModel:
     """The encoder of backbone `name` in float32, its first `layers` layers (default: all).
 
     `encoder(inputs_embeds=, attention_mask=).last_hidden_state` is [B, L, d]. Raises
