@@ -1,9 +1,12 @@
-"""From a data set's name to split and candidates: published counts, no leaks, the same in every process, tables from papermill."""
+"""From a data set's name to split and candidates: published counts, no leakage, the same in every
+process, tables from papermill.
+"""
 
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +17,25 @@ from hypothesis import strategies as st
 
 from promptrec.core import PromptrecError, sha256
 from promptrec.data.dataset import DOMAINS, make_dataset
-from promptrec.data.registry import DATASETS, load_dataset
+from promptrec.data.registry import load_dataset
 from promptrec.evaluation.candidates import draw_candidates
 from promptrec.evaluation.split import PARTS, SPLITS, histories_at
 from promptrec.experiments.run import configure, prepare
 from promptrec.mibert.encoder import load_tokenizer
 from promptrec.mibert.prompts import PromptEncoder, encode_prompts, window_rows, window_starts
 
-HASHES = """
+PRINT_HASHES = """
 import sys
-from test_preparation import here
-for name in sys.argv[1:]: print(*here(name))
+from test_preparation import prepared_hashes
+for name in sys.argv[1:]: print(*prepared_hashes(name))
 """
 
 
-def hashes(names, hash_seed):
-    "Hashes of data, split and candidates of each data set, in a process of its own."
+def hashes_elsewhere(names, hash_seed):
+    "What `prepared_hashes` gives for each data set in a process of its own."
     env = dict(os.environ, PYTHONHASHSEED=str(hash_seed))
     done = subprocess.run(
-        [sys.executable, "-c", HASHES, *names],
+        [sys.executable, "-c", PRINT_HASHES, *names],
         cwd=Path(__file__).parent,
         env=env,
         capture_output=True,
@@ -42,13 +45,11 @@ def hashes(names, hash_seed):
     return [line.split() for line in done.stdout.splitlines()]
 
 
-def here(name):
+def prepared_hashes(name):
     "Hashes of data, split, candidates and training prompts."
     data = prepare(configure(dataset=name, model="popularity"))
-    enc, rows = (
-        PromptEncoder(data.dataset, load_tokenizer("minilm-l6"), 128),
-        window_rows(data.split)[:2000],
-    )
+    enc = PromptEncoder(data.dataset, load_tokenizer("minilm-l6"), 128)
+    rows = window_rows(data.split)[:2000]
     start = window_starts(enc, data.split, rows)
     tokens = encode_prompts(enc, histories_at(data.dataset, start, rows)).tokens
     return [
@@ -61,12 +62,13 @@ def here(name):
 
 def test_preparation_is_the_same_in_every_process():
     names = ["ml-100k", "llara-movielens"]
-    assert hashes(names, 0) == hashes(names, 1) == [here(n) for n in names]
+    here = [prepared_hashes(name) for name in names]
+    assert hashes_elsewhere(names, 0) == hashes_elsewhere(names, 1) == here
 
 
 def test_preparation_of_real_data_is_the_same_in_every_process(real_data):
     names = ["beauty-5core", "video-games-5core", "lastfm", "steam-australian", "llara-lastfm"]
-    assert hashes(names, 1) == [here(n) for n in names]
+    assert hashes_elsewhere(names, 1) == [prepared_hashes(name) for name in names]
 
 
 @pytest.mark.parametrize(
@@ -92,23 +94,15 @@ def test_llara_movielens_has_the_released_windows(real_data):
         configure(dataset="llara-movielens", model="popularity", data_dir=str(real_data))
     )
     split = data.split
-    assert (
-        len(split.valid),
-        len(split.test),
-        (split.train_end > 0).sum(),
-        split.dataset.n_items,
-    ) == (94, 95, 754, 1682)
-    assert split.histories("test").lengths.max() == 10 and data.candidates["test"].items.shape == (
-        95,
-        21,
-    )
+    assert (len(split.valid), len(split.test)) == (94, 95)
+    assert ((split.train_end > 0).sum(), split.dataset.n_items) == (754, 1682)
+    assert split.histories("test").lengths.max() == 10
+    assert data.candidates["test"].items.shape == (95, 21)
+    # users come in the order of their first interaction: training, validation, test
     starts = split.dataset.timestamp[split.dataset.offsets[:-1]]
-    assert (
-        starts[split.train_end > 0].max()
-        <= starts[split.users("valid")].min()
-        <= starts[split.users("valid")].max()
-        <= starts[split.users("test")].min()
-    )
+    valid, test = starts[split.users("valid")], starts[split.users("test")]
+    assert starts[split.train_end > 0].max() <= valid.min()
+    assert valid.max() <= test.min()
 
 
 ROWS = st.lists(
@@ -116,17 +110,17 @@ ROWS = st.lists(
 )
 
 
-def dataset_of(rows):
+def made_of(rows):
+    "A data set of rows (user, item, timestamp) over nine films."
     items = pd.DataFrame({"item": range(9), "title": [f"Film {i}" for i in range(9)]})
-    return make_dataset(
-        "toy", DOMAINS["movies"], pd.DataFrame(rows, columns=["user", "item", "timestamp"]), items
-    )
+    interactions = pd.DataFrame(rows, columns=["user", "item", "timestamp"])
+    return make_dataset("toy", DOMAINS["movies"], interactions, items)
 
 
 @settings(max_examples=60, deadline=None)
 @given(ROWS, st.integers(1, 5))
-def test_no_split_shows_a_user_her_future(rows, longest):
-    ds = dataset_of(rows)
+def test_no_split_shows_a_user_their_future(rows, max_history):
+    ds = made_of(rows)
     for name, make in SPLITS.items():
         try:
             split = make(ds)
@@ -134,16 +128,16 @@ def test_no_split_shows_a_user_her_future(rows, longest):
             continue
         order = np.arange(len(ds)) - ds.offsets[ds.user]
         for part in PARTS:
-            row, users, h = split.rows(part), split.users(part), split.past(part)
-            assert (
-                len(users)
-                and len(set(users)) == len(users)
-                and (split.train_end[users] <= order[row]).all()
-            )
-            assert (h.lengths == order[row]).all() and (h.lengths > 0).all()
-        assert not set(split.train_rows) & {*split.valid, *split.test} and not set(
-            split.valid
-        ) & set(split.test)
+            row, users, past = split.rows(part), split.users(part), split.past(part)
+            assert len(users) > 0
+            assert len(set(users)) == len(users)
+            assert (split.train_end[users] <= order[row]).all()
+            assert (past.lengths == order[row]).all()
+            assert (past.lengths > 0).all()
+            shown = replace(split, max_history=max_history).histories(part)
+            assert (shown.lengths == np.minimum(past.lengths, max_history)).all()
+        assert not set(split.train_rows) & {*split.valid, *split.test}
+        assert not set(split.valid) & set(split.test)
         if name == "users":
             assert not {*ds.user[split.train_rows]} & {*split.users("valid"), *split.users("test")}
         if name == "time":
@@ -151,13 +145,14 @@ def test_no_split_shows_a_user_her_future(rows, longest):
             assert (ds.timestamp[split.train_rows] < t1).all()
             for part, t in zip(PARTS, (t1, t2)):
                 past = ds.timestamp[split.rows(part) - 1]
-                assert (past < t).all() and (ds.timestamp[split.rows(part)] >= t).all()
+                assert (past < t).all()
+                assert (ds.timestamp[split.rows(part)] >= t).all()
 
 
 @settings(max_examples=40, deadline=None)
 @given(ROWS, st.sampled_from(["popularity-1", "uniform-1", "uniform-2"]))
 def test_candidates_are_the_target_and_what_the_user_never_touched(rows, name):
-    ds = dataset_of(rows)
+    ds = made_of(rows)
     try:
         split = SPLITS["users"](ds)
         drawn = draw_candidates(split, name)
@@ -168,19 +163,20 @@ def test_candidates_are_the_target_and_what_the_user_never_touched(rows, name):
         assert (items[:, 0] == split.targets(part)).all()
         for u, negatives in zip(users, items[:, 1:]):
             touched = set(ds.item[ds.offsets[u] : ds.offsets[u + 1]])
-            assert not touched & set(negatives) and len(set(negatives)) == len(negatives)
+            assert not touched & set(negatives)
+            assert len(set(negatives)) == len(negatives)
 
 
 @settings(max_examples=60, deadline=None)
 @given(ROWS, st.randoms(use_true_random=False))
 def test_row_order_counts_only_within_one_moment(rows, random):
-    moved = sorted(rows, key=lambda r: (r[2],))  # stable: ties keep their order
-    moments = {}
-    for r in moved:
-        moments.setdefault(r[2], []).append(r)
+    moments = {}  # time -> its rows, in their order
+    for row in rows:
+        moments.setdefault(row[2], []).append(row)
     groups = list(moments.values())
     random.shuffle(groups)
-    assert dataset_of([r for g in groups for r in g]).hash == dataset_of(rows).hash
+    moved = [row for group in groups for row in group]
+    assert made_of(moved).hash == made_of(rows).hash
 
 
 def test_own_data_by_its_folder(papermill, own, tmp_path):
@@ -197,11 +193,9 @@ def test_own_data_by_its_folder(papermill, own, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     (record,) = [json.loads(p.read_text()) for p in (tmp_path / "runs").glob("*.json")]
-    assert (
-        record["dataset"] == "my-books"
-        and record["config"]["verb"] == "reads"
-        and str(tmp_path) not in json.dumps(record["config"])
-    )
+    assert record["dataset"] == "my-books"
+    assert record["config"]["verb"] == "reads"
+    assert str(tmp_path) not in json.dumps(record["config"])
     assert "The user is reading books: The user reads" in (tmp_path / "out.ipynb").read_text()
 
 
@@ -215,32 +209,19 @@ def test_own_data_trains_the_model(own, tmp_path):
 def test_tables_are_drawn_for_what_is_at_hand(papermill, own, tmp_path):
     done = papermill("tables", tmp_path / "out.ipynb", dataset=f"ml-100k,{own}", out_dir=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    read = lambda name: pd.read_csv(
-        tmp_path / "paper-a" / f"{name}.csv", index_col=0, dtype=str, keep_default_na=False
-    )
-    assert read("table-1").index.tolist() == [
-        "ml-1m",
-        "ml-10m",
-        "ml-20m",
-        "beauty",
-        "video-games",
-        "ml-100k",
-        "my-books",
-    ]
-    assert (
-        read("table-2").loc["beauty", "mean, ours"] == "not at hand"
-        and read("table-2").loc["ml-100k", "longest, ours"] == "737"
-    )
-    assert (
-        read("released").loc["ml-100k", "interactions, difference"] == "0"
-        and read("released-others").loc["ml-1m", "ours"] == "not at hand"
-    )
-    assert {p.name for p in (tmp_path / "paper-a").iterdir()} >= {
-        "table-3.md",
-        "data.png",
-        "data.pdf",
-        "filters.csv",
-    }
+
+    def read(name):
+        path = tmp_path / "paper-a" / f"{name}.csv"
+        return pd.read_csv(path, index_col=0, dtype=str, keep_default_na=False)
+
+    published = ["ml-1m", "ml-10m", "ml-20m", "beauty", "video-games"]
+    assert read("table-1").index.tolist() == [*published, "ml-100k", "my-books"]
+    assert read("table-2").loc["beauty", "mean, ours"] == "not at hand"
+    assert read("table-2").loc["ml-100k", "longest, ours"] == "737"
+    assert read("released").loc["ml-100k", "interactions, difference"] == "0"
+    assert read("released-others").loc["ml-1m", "ours"] == "not at hand"
+    written = {p.name for p in (tmp_path / "paper-a").iterdir()}
+    assert written >= {"table-3.md", "data.png", "data.pdf", "filters.csv"}
 
 
 def test_tables_of_real_data_are_the_papers(papermill, real_data, tmp_path):
@@ -248,12 +229,9 @@ def test_tables_of_real_data_are_the_papers(papermill, real_data, tmp_path):
         "tables", tmp_path / "out.ipynb", dataset="ml-1m", data_dir=real_data, out_dir=tmp_path
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    row = {
-        k: v
-        for n in (2, 3)
-        for k, v in pd.read_csv(tmp_path / "paper-a" / f"table-{n}.csv", index_col=0, dtype=str)
-        .loc["ml-1m"]
-        .items()
-    }
+    row = {}
+    for n in (2, 3):
+        table = pd.read_csv(tmp_path / "paper-a" / f"table-{n}.csv", index_col=0, dtype=str)
+        row |= table.loc["ml-1m"].to_dict()
     for name in ("mean", "longest", "users", "512 mean", "512 most", "512 prompts"):
         assert row[f"{name}, ours"] == row[f"{name}, paper"], name
