@@ -180,23 +180,23 @@ def test_row_order_counts_only_within_one_moment(rows, random):
 
 
 def test_own_data_by_its_folder(papermill, own, tmp_path):
-    done = papermill(
-        "train",
-        tmp_path / "out.ipynb",
-        dataset=own,
-        model="popularity",
-        candidates="uniform-5",
-        prefix="reading books",
-        verb="reads",
-        noun="book",
-        out_dir=tmp_path / "runs",
-    )
+    given = {
+        "dataset": own,
+        "candidates": "uniform-5",
+        "prefix": "reading books",
+        "verb": "reads",
+        "noun": "book",
+        "out_dir": tmp_path / "runs",
+    }
+    done = papermill("train", tmp_path / "out.ipynb", model="popularity", **given)
     assert done.returncode == 0, done.stderr[-3000:]
     (record,) = [json.loads(p.read_text()) for p in (tmp_path / "runs").glob("*.json")]
     assert record["dataset"] == "my-books"
     assert record["config"]["verb"] == "reads"
     assert str(tmp_path) not in json.dumps(record["config"])
-    assert "The user is reading books: The user reads" in (tmp_path / "out.ipynb").read_text()
+    done = papermill("train", tmp_path / "prompts.ipynb", model="mibert", epochs=0, **given)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "The user is reading books: The user reads" in (tmp_path / "prompts.ipynb").read_text()
 
 
 def test_own_data_trains_the_model(own, tmp_path):
