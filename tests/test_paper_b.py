@@ -1,4 +1,4 @@
-"""Paper B's Table 1, Figures 2, 4 and 5, claims and doubts: from invented records, and its figures against counts, SciPy and the real data."""
+"""Paper B's tables, figures, claims and consistency, from invented records and its own figures."""
 
 import json
 import re
@@ -10,133 +10,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from promptrec.core import PromptrecError, describe_device, sha256
+from promptrec.core import PromptrecError, sha256
 from promptrec.data.registry import load_dataset
-from promptrec.evaluation.choice import answer_metrics
 from promptrec.evaluation.split import by_users
 from promptrec.evaluation.stats import compare_hits, holm, wilson
-from promptrec.experiments.records import package_versions, write_record
-from promptrec.experiments.registry import MODELS
 from promptrec.experiments.run import configure
-from promptrec.reproduction.claims_a import Claim
-from promptrec.reproduction.claims_b import (
-    CLAIMS_B,
-    FILMS,
-    claims_table,
-    doubts,
-    film_row,
-    judged,
-    overlap_row,
-)
-from promptrec.reproduction.results_a import read_results
-from promptrec.reproduction.results_b import (
-    CORRECTED,
-    LLARA,
-    PRINTED,
-    ROWS,
-    SETS,
-    USERS,
-    Answered,
-    counts,
-    differences,
-    figure_2,
-    figure_4,
-    figure_5,
-    improved,
-    possible_users,
-    read_answered,
-    readings,
-    table_1,
-)
+from promptrec.reproduction.claims import Claim, claims_table, judge, read_claims
+from promptrec.reproduction.consistency import consistency_table
+from promptrec.reproduction.figures import figure_table
+from promptrec.reproduction.published import counts_of_share, find_figures, paper_of, printed_table
+from promptrec.reproduction.rows import Results, epochs_table, read_results
+from promptrec.reproduction.tables import differences_table, results_table
+from promptrec.testing.records import invented_record
 
 SILENT = ("gru4rec", "caser", "sasrec", "morec")
+LLM = "smollm2-135m"
+SETS = paper_of("b")["datasets"]
+MODELS_OF_TABLE_1 = paper_of("b")["tables"]["table-1"]["models"]
 
 
-def record(
-    folder,
-    model,
-    rate,
-    seed=0,
-    dataset="llara-movielens",
-    preset="quick",
-    valid=1.0,
-    candidates="uniform-20",
-    settings={},
-    U=95,
-    **changes,
-):
-    "A record of a run with invented choices: all models find the same users hard, each serves a share `rate` of them."
-    hard, e = (
-        np.random.default_rng(1).random(U),
-        np.random.default_rng([seed, len(model), int(1000 * rate)]),
-    )
-    choice = np.where(0.8 * hard + 0.2 * e.random(U) < rate, 0, e.integers(1, 21, U))
-    ranks, test = (
-        pd.DataFrame({"user": e.permutation(U)}),
-        {"score": answer_metrics(choice, protocol="score")},
-    )
-    choice = choice[ranks["user"]]
-    ranks["sampled"] = choice + 1
-    if model not in SILENT:
-        strict = np.where(ranks["user"] < U * valid, choice, -1)
-        ranks = ranks.assign(answer="a title", strict=strict, lenient=choice, constrained=choice)
-        test |= {
-            "constrained": answer_metrics(choice, protocol="constrained"),
-            "generate": answer_metrics(strict)
-            | {f"lenient {k}": m for k, m in answer_metrics(choice).items()},
-        }
-    if model in MODELS:
-        config = configure(
-            model=model,
-            dataset=dataset,
-            preset=preset,
-            seed=seed,
-            candidates=candidates,
-            **settings,
-        ).config
-    else:
-        config = {
-            "dataset": dataset,
-            "model": model,
-            "preset": preset,
-            "seed": seed,
-            "split": "users",
-            "candidates": candidates,
-            "max_history": 10,
-            "settings": {"llm": "smollm2-135m", "levels": 3, "codes": 128} | settings,
-            "loop": {},
-        }
-    curves = [
-        {"epoch": k, "seconds": 2.0, "recall@1": rate * (1 - 0.5**k), "valid loss": 3.0 - k}
-        for k in (1, 2, 3)
-    ]
-    return write_record(
-        {
-            "dataset": dataset,
-            "model": model,
-            "seed": seed,
-            "config": config,
-            "commit": None,
-            "dirty": None,
-            "data_hash": sha256(dataset),
-            "split": "users",
-            "split_hash": sha256("split"),
-            "steps": [["read", 943, 1682, 20_000]],
-            "notes": {},
-            "candidates": {f"test {candidates}": sha256(candidates)},
-            "packages": package_versions(),
-            "device": describe_device(),
-            "wall_seconds": 60.0,
-            "seconds_per_epoch": [10.0, 20.0],
-            "peak_memory_mb": 1000.0,
-            "parameters": {"total": 5_000_000, "trainable": 50_000},
-            "curves": curves,
-            "metrics": {"test": test},
-            **changes,
-        },
-        ranks,
-        folder,
-    )
+def record(folder, model, rate, seed=0, **changes):
+    "A record of a run on LLaRA's MovieLens; parameters of the run stand among `changes`."
+    run = {k: changes.pop(k) for k in ("preset", "candidates", "levels") if k in changes}
+    given = {"model": model, "dataset": "llara-movielens", "preset": "quick"} | run
+    return invented_record(folder, given, rate, seed, **changes)
+
+
+def only(runs):
+    "Results of some rows alone."
+    return Results(paper_of("b"), runs, [])
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +54,7 @@ def folder(tmp_path_factory):
         "sbtrec-curriculum": 0.75,
     }.items():
         record(folder, model, rate)
-    record(folder / "more", "sbtrec", 0.5, settings={"levels": 4})
+    record(folder / "more", "sbtrec", 0.5, levels=4)
     record(folder / "more", "sbtrec", 0.55, candidates="uniform-19")
     record(folder / "more", "sbtrec", 0.55, preset="tiny")
     record(folder / "more", "sasrec", 0.4, preset="tiny")
@@ -161,7 +63,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answered(folder):
-    return read_answered(folder)
+    return read_results(folder, "b", LLM)
 
 
 def test_rows_are_runs_that_differ_by_seed_alone(answered):
@@ -174,11 +76,11 @@ def test_rows_are_runs_that_differ_by_seed_alone(answered):
         ("llara-movielens (candidates=uniform-19)", "sbtrec", "quick"),
         ("llara-movielens", "sbtrec", "tiny"),
     }
-    assert not answered.others and not Answered({}, []).runs
+    assert not answered.others and not only({}).runs
 
 
 def test_table_1_has_the_papers_figures_and_ours_in_each_protocol(answered, folder):
-    table = table_1(answered)
+    table = results_table(answered, "table-1")
     row = table.loc["llara-movielens"].set_index(["model", "preset"])
     of = {
         m: json.loads(next(folder.glob(f"llara-movielens-{m}-seed0*.json")).read_text())["metrics"][
@@ -214,26 +116,25 @@ def test_table_1_has_the_papers_figures_and_ours_in_each_protocol(answered, fold
         table.loc["llara-steam", "preset"]
     ) == {"not run"}
     assert (
-        table_1(Answered({}, [])).reset_index()[["data set", "model"]].to_numpy()
-        == [(d, m) for d in SETS for m in ROWS]
+        results_table(only({}), "table-1").reset_index()[["data set", "model"]].to_numpy()
+        == [(d, m) for d in SETS for m in MODELS_OF_TABLE_1]
     ).all()
 
 
 def test_every_row_that_was_not_run_names_a_command_that_can_be_configured(answered):
-    rows = table_1(answered).query("preset == 'not run'")
+    rows = results_table(answered, "table-1").query("preset == 'not run'")
     for d, r in rows.iterrows():
         words = dict(w.split() for w in r["command"].split(" -p ")[1:])
         if "table" in words:
             continue  # run_all, whose grid tests/test_grid.py configures
         assert (words["dataset"], words["model"]) == (d, r["model"])
-        if r["model"] in MODELS:
-            assert configure(**words).name
+        assert configure(**words).name
     assert len(rows) == 3 * 9 - 4
 
 
 def test_differences_are_exact_where_there_is_one_run_each(answered):
     runs = {k: v for k, v in answered.runs.items() if k[2] == "tiny"}
-    [row] = differences(Answered(runs, [])).query("protocol == 'score'").to_dict("records")
+    [row] = differences_table(only(runs), "table-1").query("protocol == 'score'").to_dict("records")
     hit = [
         answered.runs["llara-movielens", m, "tiny"][0]["table"]
         .set_index("user")["sampled"]
@@ -249,7 +150,7 @@ def test_differences_are_exact_where_there_is_one_run_each(answered):
 
 
 def test_differences_are_paired_by_user_and_corrected_over_the_table(answered):
-    table = differences(answered)
+    table = differences_table(answered, "table-1")
     quick = table[table["preset"] == "quick"]
     assert quick.groupby("sbtrec minus")["protocol"].agg(list).to_dict() == {
         "llara": ["generate", "score", "lenient", "constrained"],
@@ -267,13 +168,14 @@ def test_differences_are_paired_by_user_and_corrected_over_the_table(answered):
         for k, v in answered.runs.items()
     }
     pd.testing.assert_frame_equal(
-        differences(Answered(shuffled, [])).drop(columns="difference"),
+        differences_table(only(shuffled), "table-1").drop(columns="difference"),
         table.drop(columns="difference"),
     )
 
 
 def test_figures_are_drawn_from_records(answered):
-    two, four, five = figure_2(answered), figure_4(answered), figure_5(answered)
+    two, four = (figure_table(answered, name) for name in ("figure-2", "figure-4"))
+    five = epochs_table(answered, paper_of("b")["tables"]["figure-5"]["schedules"])
     assert set(two["model"]) == {"sbtrec", "sbtrec-continuous", "sbtrec-curriculum"} and set(
         two["protocol"]
     ) == {"score", "generate", "lenient", "constrained"}
@@ -281,9 +183,8 @@ def test_figures_are_drawn_from_records(answered):
         3,
         4,
     } and four["paper"].dropna().unique().tolist() == [0.505, 0.484]
-    one = four.query(
-        "protocol == 'generate' and preset == 'quick' and levels == 3 and `data set` == 'llara-movielens'"
-    ).set_index("metric")["value"]
+    generated = four.query("protocol == 'generate' and preset == 'quick' and levels == 3")
+    one = generated.query("`data set` == 'llara-movielens'").set_index("metric")["value"]
     assert one["hit@1_valid"] * one["valid"] == pytest.approx(one["hit@1"]) and one[
         "hit@1 x valid"
     ] == pytest.approx(one["hit@1"] * one["valid"])
@@ -303,56 +204,54 @@ def test_a_broken_record_is_named(tmp_path):
     ranks = pd.read_parquet(path.with_suffix(".parquet"))
     ranks.assign(lenient=-1).to_parquet(path.with_suffix(".parquet"))
     with pytest.raises(
-        PromptrecError, match=rf"does not hold the choices \(lenient\) of {path.name}"
+        PromptrecError, match=rf"users that {path.name} was made of \(generate lenient"
     ):
-        read_answered(tmp_path)
+        read_results(tmp_path, "b")
     path.with_suffix(".parquet").unlink()
-    with pytest.raises(PromptrecError, match=f"the choices of {path.name}"):
-        read_answered(tmp_path)
+    with pytest.raises(PromptrecError, match=f"the users of {path.name}"):
+        read_results(tmp_path, "b")
     record(tmp_path, "tallrec", 0.4)
     other = record(tmp_path, "sasrec", 0.4, split_hash=sha256("other"))
     with pytest.raises(PromptrecError, match="other data or candidates"):
-        read_answered(tmp_path)
+        read_results(tmp_path, "b")
     other.unlink()
     record(tmp_path / "again", "tallrec", 0.5)
-    with pytest.raises(PromptrecError, match="both tallrec on llara-movielens, seed 0"):
-        read_answered(tmp_path)
+    with pytest.raises(PromptrecError, match="are the same run"):
+        read_results(tmp_path, "b")
 
 
 def test_other_users_are_no_comparison(tmp_path):
     record(tmp_path, "sbtrec", 0.4)
-    record(tmp_path, "sasrec", 0.4, U=94)
+    record(tmp_path, "sasrec", 0.4, users=94)
     with pytest.raises(PromptrecError, match="different users"):
-        differences(read_answered(tmp_path))
+        differences_table(read_results(tmp_path, "b"), "table-1")
 
 
 def test_the_two_papers_leave_each_others_records_aside(folder, root):
-    assert not read_results(folder).runs and len(read_results(folder).others) == 12
+    found = read_results(folder, "a")
+    assert not found.runs and len(found.others) == 12
     assert not [
         k
-        for k in read_answered(root / "figures" / "records").runs
+        for k in read_results(root / "figures" / "records", "b").runs
         if k[0] == "ml-100k" and "uniform" not in k[0]
     ]
 
 
 def test_claims_on_planted_orders(answered):
-    pair = lambda a, b, **more: judged(
-        Claim("x", "y", ("table-1",), ((a, b),), **({"metrics": ("hit@1",)} | more)),
-        answered,
-        "llara-movielens",
-        "quick",
-    )
-    assert (
-        pair("sbtrec", "sasrec")["verdict"] == pair("sbtrec", "sasrec")["by scores"] == "holds"
-        and pair("sbtrec", "sasrec")["constrained"] == ""
-    )
+    def pair(a, b, **more):
+        given = {"tables": ["table-1"], "pairs": [[a, b]], "metrics": ["hit@1"]}
+        return judge(Claim("x", "b", **given | more), answered, ("llara-movielens", "quick"))
+
+    assert pair("sbtrec", "sasrec")["verdict"] == pair("sbtrec", "sasrec")[
+        "by scores"
+    ] == "holds" and "constrained" not in pair("sbtrec", "sasrec")
     assert (
         pair("sbtrec", "sbtrec-curriculum")["verdict"] == "does not"
         and pair("sbtrec", "sbtrec-continuous")["verdict"] == "undecided here"
     )
     assert (
         pair("sbtrec", "caser") == {}
-        and pair("llara", "sbtrec", metrics=("valid",))["verdict"] == "undecided here"
+        and pair("llara", "sbtrec", metrics=["valid"])["verdict"] == "undecided here"
     )
     table = claims_table(answered)
     assert set(table["verdict"]) <= {
@@ -360,7 +259,7 @@ def test_claims_on_planted_orders(answered):
         "does not",
         "undecided here",
         "not testable here",
-    } and {c.text for c in CLAIMS_B} <= {*table.index}
+    } and {c.text for c in read_claims("b")} <= {*table.index}
     assert (
         table.query("verdict == 'not testable here'")["evidence"].str.contains(
             "papermill nbs/|no record holds it"
@@ -373,7 +272,7 @@ def test_claims_on_planted_orders(answered):
 @settings(max_examples=100, deadline=None)
 def test_a_rounded_share_gives_its_count_back(k, n):
     k = min(k, n)
-    assert k in counts(round(k / n, 4), n) and n in possible_users([round(k / n, 4)], 300)
+    assert k in counts_of_share(round(k / n, 4), n)
 
 
 @given(st.integers(0, 95), st.integers(0, 95), st.integers(0, 2**31))
@@ -387,27 +286,31 @@ def test_an_interval_leaves_out_zero_only_where_the_test_finds_something(a, b, s
 
 
 def test_llaras_figures_are_shares_of_the_released_test_users(real_data):
+    users = find_figures("llara/data/*//test users").astype(int)
     for d in ("llara-movielens", "llara-lastfm"):
-        assert len(by_users(load_dataset(d, real_data)).test) == USERS[d]
-    speak = [i for i in LLARA.index if i[1] not in SILENT]
-    assert (readings().loc[speak] != "").all(axis=None) and (readings(CORRECTED) != "").all(
-        axis=None
-    )
-    assert PRINTED["hit@1"].between(0, 1).all() and set(PRINTED["source"]) == {"LLaRA", "derived"}
-    assert [
-        improved(LLARA.loc[(d, "llara"), "hit@1"], p) for d, p in zip(SETS, (14.30, 8.90, 4.08))
-    ] == [[0.5053], [0.4909], [0.5151]]
+        assert len(by_users(load_dataset(d, real_data)).test) == users[d]
+    for table in (printed_table("llara", "table-2"), printed_table("llara", "readme")):
+        for (d, model), row in table.iterrows():
+            for x in row if model not in SILENT else ():
+                assert counts_of_share(x, users[d]) or counts_of_share(x, 5 * users[d])
+    ours = printed_table("b", "table-1")["hit@1"]
+    assert ours.between(0, 1).all()
+    for d, percent in zip(SETS, (14.30, 8.90, 4.08)):
+        llara = find_figures(f"llara/table-2/{d}/llara/hit@1")
+        assert 100 * (ours[d, "sbtrec"] / llara - 1) == pytest.approx(percent, abs=0.005 + 1e-9)
 
 
-def test_doubts_are_what_arithmetic_gives(real_data):
-    table = doubts(load_dataset("ml-100k", real_data))
+def test_what_paper_b_cites_is_what_llara_printed():
+    cited = printed_table("b", "table-1").drop("sbtrec", level="model")
+    pd.testing.assert_frame_equal(cited, printed_table("llara", "table-2").loc[cited.index])
+
+
+def test_consistency_is_what_arithmetic_gives(real_data):
+    table = consistency_table("b", load_dataset("ml-100k", real_data))
     assert table["finding"].str.len().gt(0).all() and table.notna().all(axis=None)
     text = (real_data / "ml-100k" / "u.item").read_text(encoding="latin-1").lower()
-    assert [f for f in FILMS if f.lower() in text] == ["Ghost in the Shell"]
-    assert film_row(load_dataset("ml-100k", real_data))["finding"].startswith(
-        "impossible: 10 of 11"
-    )
-    assert (
-        overlap_row("x", "y", "llara-movielens", 0.5053, 0.4421)["finding"]
-        == "one run each: significant for 1 of 43 overlaps"
-    )
+    films = find_figures("b/table-2//*/year").index
+    assert [f for f in films if f.lower() in text] == ["Ghost in the Shell"]
+    assert table["finding"].iloc[-1].startswith("impossible: 10 of 11")
+    overlaps = table.loc["HitRatio@1 of SBT-Rec and LLaRA on llara-movielens", "finding"]
+    assert overlaps == "one run each: significant for 1 of 43 overlaps"
