@@ -214,9 +214,12 @@ def conformance(results: Results) -> pd.DataFrame:
 # %% ../../nbs/8_reproduction/03_tables.ipynb #3ec63cc0
 def page_tables(table: pd.DataFrame, parts: list[list[str]]) -> list[tuple[str, pd.DataFrame]]:
     "A wide table as tables of one page: of each of `parts` (title, columns) what is not all empty."
-    known = [(title, [c for c in columns if c in table]) for title, *columns in parts]
-    kept = [(title, [c for c in columns if (table[c] != "").any()]) for title, columns in known]
-    return [(title, table[["model", "preset", *columns]]) for title, columns in kept if columns]
+    rows, pages = [c for c in ("model", "preset") if c in table], []
+    for title, *columns in parts:
+        filled = [c for c in columns if c in table and (table[c] != "").any()]
+        page = table[(table[filled] != "").any(axis=1)]
+        pages += [(title, page[[*rows, *filled]])] if filled else []
+    return pages
 
 
 def as_paragraphs(table: pd.DataFrame, lead: str) -> str:
@@ -241,7 +244,7 @@ def save_table(
     """
     with atomic_path(Path(folder) / f"{name}.csv") as path:
         table.to_csv(path)
-    shown = table.drop(columns="command", errors="ignore")
+    shown = table.drop(columns="command", errors="ignore").round(4)
     blocks = (
         [shown.to_markdown(disable_numparse=True)] if len(table) else ["No record gives a row."]
     )
@@ -252,8 +255,8 @@ def save_table(
         blocks = [as_paragraphs(table, lead)]
     missing = table[table["command"] != ""] if "command" in table else table[:0]
     if len(missing):
-        rows = zip(missing.index, missing["model"], missing["command"])
+        rows = dict.fromkeys(zip(missing["model"], missing.index, missing["command"]))
         blocks += ["What was not run, and the command that makes it:"]
-        blocks += ["\n".join(f"- {model} on {dataset}: `{text}`" for dataset, model, text in rows)]
+        blocks += ["\n".join(f"- {model} on {dataset}: `{text}`" for model, dataset, text in rows)]
     with atomic_path(Path(folder) / f"{name}.md") as path:
         path.write_text("\n\n".join([*blocks, *([note] if note else [])]) + "\n", encoding="utf-8")
