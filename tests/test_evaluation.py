@@ -340,13 +340,26 @@ def test_a_full_disk_while_writing_the_text(tmp_path, monkeypatch):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("suffix", [".json", ".parquet"])
 def test_a_device_that_is_full(tmp_path, suffix):
-    "The temporary file of `atomic_path` is a link to a device where every write fails for want of space."
+    "`atomic_path` writes to a link to a device where every write fails for want of space."
     path = write_record(RECORD, RANKS, tmp_path).with_suffix(suffix)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     path.with_name(f".{path.name}.{os.getpid()}.tmp").symlink_to("/dev/full")
     with pytest.raises(PromptrecError, match=f"{suffix}: .*No space left on device"):
         write_record(RECORD, RANKS[::-1], tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_missing_folder_of_records_is_an_error(tmp_path):
+    with pytest.raises(PromptrecError, match="There is no folder of records .*nowhere"):
+        read_records(tmp_path / "nowhere")
+    assert len(read_records(tmp_path)) == 0
+
+
+def test_an_older_schema_is_said(tmp_path):
+    path = write_record(RECORD, RANKS, tmp_path)
+    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+    with pytest.raises(PromptrecError, match=f"{path.name}: a record of schema version 1"):
+        read_record(path)
 
 
 def test_git_state(tmp_path):
@@ -381,7 +394,9 @@ def test_the_record_names_the_code_that_ran(own, tmp_path, monkeypatch):
     head, usual = ["before"], evaluate_run
     monkeypatch.setattr(run_module, "git_state", lambda: (head[0], False))
     monkeypatch.setattr(
-        run_module, "evaluate_run", lambda *args: head.append(head.pop() + " and after") or usual(*args)
+        run_module,
+        "evaluate_run",
+        lambda *args: head.append(head.pop() + " and after") or usual(*args),
     )
     run = configure(
         dataset=str(own), model="popularity", candidates="uniform-5", out_dir=str(tmp_path / "runs")

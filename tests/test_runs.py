@@ -1,5 +1,6 @@
 """Whole runs: from a command to a record; wrong parameters; kills, full disks and resuming."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from promptrec.experiments.records import read_record
+from promptrec.experiments.run import configure
 
 TINY = dict(preset="tiny", epochs=2)
 
@@ -29,18 +31,23 @@ def outputs(path):
 
 def python_run(out_dir, resume=False, limit=None, **parameters):
     "Start a run in a process of its own; `limit` bounds the size in bytes of any file it writes."
+    given = dict(TINY, **parameters, out_dir=str(out_dir), resume=resume)
     code = f"""
-import resource, signal
-from promptrec.experiments import configure, execute, prepare
-run = configure(**{dict(TINY, **parameters, out_dir=str(out_dir), resume=resume)!r})
+import resource
+import signal
+
+from promptrec.experiments.run import configure, execute, prepare
+
+run = configure(**{given!r})
 data = prepare(run)
 limit = {limit!r}
-if limit: signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+if limit:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 execute(run, data)
 """
-    return subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def records(folder):
@@ -70,6 +77,45 @@ def test_papermill_run_writes_a_record_beside_popularity(finished):
     assert not list(runs.rglob("*.tmp"))
 
 
+def test_a_notebook_has_one_row_a_setting_and_few_outputs(finished):
+    "Every setting with its meaning, nothing on stderr, one bar, plots in a cell of their own."
+    cells = [c for c in nbformat.read(finished[0], as_version=4).cells if c.cell_type == "code"]
+    text = outputs(finished[0])
+    for words in ("residual_weight", "batch_size", "at most; early stopping may end a run before"):
+        assert words in text
+    names = {o.get("name") for c in cells for o in c.outputs}
+    assert "stderr" not in names
+    kinds = [{k for o in c.outputs for k in o.get("data", {})} for c in cells]
+    assert not any({"image/png", "text/html"} <= found for found in kinds)
+    assert "7544.0" not in json.dumps([o for c in cells for o in c.outputs])
+
+
+def test_paths_begin_at_the_repository_wherever_a_notebook_is_started(root, tmp_path, monkeypatch):
+    "In JupyterLab the kernel's folder is nbs/; runs go to the top's `runs`, which git ignores."
+    found = []
+    for folder in (root, root / "nbs", tmp_path):
+        monkeypatch.chdir(folder)
+        found.append(str(configure(model="popularity").folder.parent))
+    assert found == [str(root / "runs"), str(root / "runs"), str(tmp_path / "runs")]
+    ignored = subprocess.run(["git", "check-ignore", "-q", "runs/x"], cwd=root)
+    assert ignored.returncode == 0
+
+
+def test_only_a_parameters_cell_has_parameters(tmp_path, root):
+    "A plain variable of another cell is none, and prompts are shown for models that read them."
+    notebook = nbformat.read(root / "nbs" / "train.ipynb", as_version=4)
+    first = next(i for i, c in enumerate(notebook.cells) if c.cell_type == "code")
+    notebook.cells.insert(first, nbformat.v4.new_code_cell("mine = 3\nlayers = 7"))
+    nbformat.write(notebook, tmp_path / "train.ipynb")
+    words = ["-p", "model", "popularity", "-p", "out_dir", str(tmp_path / "runs")]
+    command = [sys.executable, "-m", "papermill", str(tmp_path / "train.ipynb")]
+    command += [str(tmp_path / "out.ipynb"), "--no-progress-bar", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = outputs(tmp_path / "out.ipynb")
+    assert "does not read these prompts" in text and "times faster" not in text
+
+
 def test_notebook_shows_what_it_promises(finished):
     text = outputs(finished[0])
     for words in (
@@ -83,20 +129,25 @@ def test_notebook_shows_what_it_promises(finished):
         assert words in text
 
 
+def newest_checkpoint(folder):
+    "When the newest checkpoint under a folder was written, in nanoseconds; 0: there is none."
+    return max((p.stat().st_mtime_ns for p in folder.rglob("checkpoint.pt")), default=0)
+
+
+def without_seconds(curves):
+    "The curves of a record but for the time that they took."
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in curves]
+
+
 def test_killed_at_any_moment_and_resumed_gives_the_same_metrics(finished, tmp_path):
     _, by_model, _ = finished
     kills = 0
     for delay in (6.0, 0.2, 1.1):
         process = python_run(tmp_path, resume=True)
-        checkpoint = lambda: max(
-            (p.stat().st_mtime_ns for p in tmp_path.rglob("checkpoint.pt")), default=0
-        )
-        before, started = checkpoint(), time.time()
-        while (
-            process.poll() is None
-            and checkpoint() == before
-            and (kills or time.time() - started < delay)
-        ):
+        before, started = newest_checkpoint(tmp_path), time.time()
+        while process.poll() is None and newest_checkpoint(tmp_path) == before:
+            if not kills and time.time() - started >= delay:
+                break
             time.sleep(0.02)
         if kills:
             time.sleep(delay)
@@ -111,8 +162,7 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_metrics(finished, tmp_p
     for part in ("metrics", "config", "data_hash", "candidates"):
         assert record[part] == by_model["mibert"][part]  # the notebook's run, from Python
     assert not list(tmp_path.rglob("*.tmp"))
-    drop = lambda r: [{k: v for k, v in row.items() if k != "seconds"} for row in r["curves"]]
-    assert drop(record) == drop(by_model["mibert"])
+    assert without_seconds(record["curves"]) == without_seconds(by_model["mibert"]["curves"])
 
 
 def test_full_disk_is_a_clear_error_and_leaves_nothing_half_written(tmp_path):
@@ -150,8 +200,8 @@ def test_ml_1m_prompts_are_those_of_table_3(papermill, tmp_path, real_data):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     text = outputs(tmp_path / "out.ipynb")
-    row = next(line.split() for line in text.splitlines() if line.startswith("paper"))
-    assert [float(x) for x in row[1:5]] == [512, 48320, 28.4, 37]
+    row = next(words for words in map(str.split, text.splitlines()) if words[:1] == ["paper"])
+    assert row[1:5] == ["512", "48320", "28.4", "37"]
     assert "nothing is trained" in text and not (tmp_path / "runs").exists()
 
 

@@ -6,9 +6,10 @@ import pytest
 
 from promptrec.core import PromptrecError
 from promptrec.experiments import run as run_module
+from promptrec.experiments import search as search_module
 from promptrec.experiments.run import configure, validation
 from promptrec.experiments.search import SPACES, chosen, search, searches, trials
-from promptrec.reproduction.results_a import read_results
+from promptrec.reproduction.rows import read_results
 from promptrec.training.loop import Diverged
 
 
@@ -18,38 +19,43 @@ def found_by(tmp_path, own, n=3, model="ease", **more):
     )
 
 
+def without_seconds(found):
+    "The trials of a search but for the time that they took."
+    return [{k: v for k, v in t.items() if k != "seconds"} for t in found["trials"]]
+
+
 @pytest.fixture(autouse=True)
 def few_candidates(monkeypatch):
     "The made-up data have too few items for a hundred negatives."
     usual = configure
     monkeypatch.setattr(
-        search, "configure", lambda **given: usual(**{"candidates": "uniform-5"} | given)
+        search_module, "configure", lambda **given: usual(**{"candidates": "uniform-5"} | given)
     )
 
 
 def test_an_interrupted_search_ends_as_an_uninterrupted_one(own, tmp_path, monkeypatch):
     whole = found_by(tmp_path / "whole", own, 4, "gru4rec")
-    epoch, usual = [], validation
+    epochs = []
 
-    def validation(*args, **more):
-        found = usual(*args, **more)
+    def interrupted(*args, **more):
+        validate = validation(*args, **more)
 
         def stopped():
-            epoch.append(1)
-            if len(epoch) == 3:
+            epochs.append(1)
+            if len(epochs) == 3:
                 raise KeyboardInterrupt
-            return found()
+            return validate()
 
         return stopped
 
-    monkeypatch.setattr(run_module, "validation", validation)
+    monkeypatch.setattr(run_module, "validation", interrupted)
     with pytest.raises(KeyboardInterrupt):
         found_by(tmp_path, own, 4, "gru4rec")
     [path] = (tmp_path / "records").rglob("search-*.json")
     assert len(json.loads(path.read_text())["trials"]) == 2
     again = found_by(tmp_path, own, 4, "gru4rec")
-    bare = lambda found: [{k: v for k, v in t.items() if k != "seconds"} for t in found["trials"]]
-    assert bare(again) == bare(whole) and again == json.loads(path.read_text())
+    assert without_seconds(again) == without_seconds(whole)
+    assert again == json.loads(path.read_text())
 
 
 def test_the_test_part_is_not_looked_at(own, tmp_path, monkeypatch):
@@ -64,21 +70,19 @@ def test_the_test_part_is_not_looked_at(own, tmp_path, monkeypatch):
 
 
 def test_a_trial_that_breaks_counts_and_is_not_chosen(own, tmp_path, monkeypatch):
-    usual = search.train
+    usual = search_module.train
 
     def train(run, data, progress):
         if run.settings.regularisation == SPACES["ease"]["regularisation"][0]:
             raise Diverged("The loss is not finite")
         return usual(run, data, progress)
 
-    monkeypatch.setattr(search, "train", train)
+    monkeypatch.setattr(search_module, "train", train)
     found = found_by(tmp_path, own, 7)
-    assert len(found["trials"]) == 7 and [
-        t["failed"] for t in found["trials"] if "failed" in t
-    ] == ["The loss is not finite"]
-    assert chosen(found, 7)["tuned"] == 7 and searches(tmp_path / "records")["trials"].tolist() == [
-        7
-    ]
+    failed = [t["failed"] for t in found["trials"] if "failed" in t]
+    assert len(found["trials"]) == 7 and failed == ["The loss is not finite"]
+    assert chosen(found, 7)["tuned"] == 7
+    assert searches(tmp_path / "records")["trials"].tolist() == [7]
     assert chosen(found, 9)["tuned"] == 9  # the space has no more
 
 
@@ -86,7 +90,7 @@ def test_what_the_machine_lacks_stops_the_search(own, tmp_path, monkeypatch):
     def train(run, data, progress):
         raise PromptrecError("The device has too little memory")
 
-    monkeypatch.setattr(search, "train", train)
+    monkeypatch.setattr(search_module, "train", train)
     with pytest.raises(PromptrecError, match="too little memory"):
         found_by(tmp_path, own)
     monkeypatch.undo()
@@ -94,7 +98,8 @@ def test_what_the_machine_lacks_stops_the_search(own, tmp_path, monkeypatch):
 
 
 def test_more_trials_do_not_change_what_fewer_chose(own, tmp_path):
-    few, many = found_by(tmp_path, own, 3, "itemknn"), found_by(tmp_path, own, 6, "itemknn")
+    few = found_by(tmp_path, own, 3, "itemknn")
+    many = found_by(tmp_path, own, 6, "itemknn")
     assert chosen(many, 3) == chosen(few, 3) and chosen(many, 6)["tuned"] == 6
     with pytest.raises(PromptrecError, match="3 of 6 trials"):
         chosen(few, 6)
@@ -127,7 +132,7 @@ def test_papermill_tunes_and_runs_what_was_best(papermill, tmp_path):
         out_dir=tmp_path / "runs",
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert sorted(read_results(tmp_path / "records").runs) == [
+    assert sorted(read_results(tmp_path / "records", "a").runs) == [
         ("ml-100k", m, "tiny-tuned-3") for m in ("ease", "itemknn")
     ]
     assert searches(tmp_path / "records")["model"].tolist() == ["ease", "itemknn"]
