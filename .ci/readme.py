@@ -1,4 +1,4 @@
-"""Write README.md from nbs/index.ipynb: cells tagged `hide` are left out, links begin at the root."""
+"""Write README.md from nbs/index.ipynb: cells tagged `hide` are left out, links begin at root."""
 
 import re
 from pathlib import Path

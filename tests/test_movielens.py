@@ -68,7 +68,9 @@ def write_layout(folder, name, ratings, movies, end="\n"):
     "Write ratings (user, item, rating, time) and movies {item: (title, genres)} as a release does."
     folder.mkdir(parents=True)
     encoding = "latin-1" if name in ("ml-100k", "ml-1m") else "utf-8"
-    layout = {"ml-100k": layout_100k, "ml-1m": layout_dat, "ml-10m": layout_dat}.get(name, layout_csv)
+    layout = {"ml-100k": layout_100k, "ml-1m": layout_dat, "ml-10m": layout_dat}.get(
+        name, layout_csv
+    )
     for file, lines in layout(ratings, movies).items():
         (folder / file).write_bytes(("\n".join(lines) + end).encode(encoding))
 

@@ -113,8 +113,13 @@ def test_figures_are_drawn_from_records_alone(papermill, root, tmp_path):
 
 
 def test_trained_models_are_asked_again(llm, films, tmp_path):
-    from promptrec.reproduction.probes import cases, contamination, noise_curve, probe_hits
-    from promptrec.reproduction.token_space import modalities, sample, separation, untrained
+    from promptrec.reproduction.probes import compare_probes, noise_curve, planted_cases, probe_hits
+    from promptrec.reproduction.token_space import (
+        sample_interactions,
+        separation,
+        tokens_and_titles,
+        tokens_before_training,
+    )
 
     run = configure(
         dataset=films,
@@ -141,14 +146,14 @@ def test_trained_models_are_asked_again(llm, films, tmp_path):
         "noise for a token",
     ]
     assert all(len(x) == 4 for x in hit.values())
-    assert contamination(hit).loc["as it is", "difference"] == 0
+    assert compare_probes(hit).loc["as it is", "difference"] == 0
     # the probes leave the model as it was
     assert "tokens" not in vars(net) and model.prompts.behaviour == "sequence"
     again = probe_hits(model, h, items)
     assert np.array_equal(again["noise for a token"], hit["noise for a token"])
     curve = noise_curve({"sbtrec": model}, h, items, shares=(0, 0.5), draws=2)
     assert curve["hit@1"].iloc[0] == hit["as it is"].mean() and len(curve) == 3
-    assert cases({"sbtrec": model}, h, items)["kept"].between(0, 1).all()
-    histories, target = sample(data.dataset, 200, 10)
-    for kind in (modalities, untrained):
+    assert planted_cases({"sbtrec": model}, h, items)["kept"].between(0, 1).all()
+    histories, target = sample_interactions(data.dataset, 200, 10)
+    for kind in (tokens_and_titles, tokens_before_training):
         assert 0 <= separation(*kind(model, histories, target))["gap"] <= 1

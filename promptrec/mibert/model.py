@@ -90,7 +90,7 @@ ABLATIONS = {
     "mibert-no-long": {"long": False},
 }
 
-# How the small presets train: half of the history's titles are asked for too
+# How the small presets train: half of the history's titles are masked and predicted too
 _CLOZE_TRAINING = {
     "cloze": 0.5,
     "lr": 5e-4,

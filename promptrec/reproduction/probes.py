@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['empty_histories', 'in_random_order', 'replace_at_random', 'hits_at_1', 'noise_curve', 'plot_noise',
-           'with_noise_tokens', 'without_tokens', 'probe_hits', 'contamination', 'has_genres', 'genre_table',
-           'plant_noise', 'plant_thread', 'plant_shift', 'cases', 'readable']
+           'with_noise_tokens', 'without_tokens', 'probe_hits', 'compare_probes', 'has_genres', 'genre_table',
+           'plant_noise', 'plant_thread', 'plant_shift', 'planted_cases', 'planted_cases_of_user']
 
 # %% ../../nbs/8_reproduction/07_probes.ipynb #c002
 from collections.abc import Iterator, Sequence
@@ -182,7 +182,7 @@ def probe_hits(
     return out
 
 # %% ../../nbs/8_reproduction/07_probes.ipynb #c015
-def contamination(found: dict[str, np.ndarray]) -> pd.DataFrame:
+def compare_probes(found: dict[str, np.ndarray]) -> pd.DataFrame:
     """One row for each probe of `probe_hits`: HitRatio@1 with its 95% interval (Wilson), its
     difference from 'as it is', users `won` and `lost` by the change, and McNemar's `p`.
     """
@@ -324,7 +324,7 @@ def _plant_all(
     }
 
 # %% ../../nbs/8_reproduction/07_probes.ipynb #c026
-def cases(
+def planted_cases(
     models: dict[str, Recommender], h: Histories, candidates: np.ndarray, seed: int = 0
 ) -> pd.DataFrame:
     """One row for each planted case and model: the share of users for whom the model passes
@@ -346,7 +346,7 @@ def cases(
     return pd.DataFrame(rows).set_index(["case", "model"]).sort_index()
 
 # %% ../../nbs/8_reproduction/07_probes.ipynb #c030
-def readable(
+def planted_cases_of_user(
     models: dict[str, Recommender],
     h: Histories,
     candidates: np.ndarray,
