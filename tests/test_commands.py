@@ -103,7 +103,7 @@ def test_a_command_runs(name, given, papermill, own, tmp_path):
 def test_the_code_of_contributing_runs_and_is_short(monkeypatch):
     monkeypatch.setattr("promptrec.data.registry.DATASETS", dict(DATASETS))
     blocks = fences("CONTRIBUTING.md", "python")
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         assert len([line for line in block.splitlines() if line.strip()]) <= 30
         exec(compile(block, "CONTRIBUTING.md", "exec"), {})
