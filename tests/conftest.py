@@ -14,7 +14,14 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SLOW = ("test_runs.py", "test_preparation.py", "test_grid.py", "test_chat.py", "test_results.py")
+SLOW = (
+    "test_commands.py",
+    "test_runs.py",
+    "test_preparation.py",
+    "test_grid.py",
+    "test_chat.py",
+    "test_results.py",
+)
 
 
 def pytest_collection_modifyitems(items):
