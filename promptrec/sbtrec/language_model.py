@@ -8,8 +8,6 @@ __all__ = ['from_gguf', 'llm_path', 'load_llm']
 # %% ../../nbs/6_sbtrec/03_language_model.ipynb #c002
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,28 +21,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as hf_logging
 
 from ..core import PromptrecError
 from ..data.download import SOURCES, cache_dir, locate
-from ..mibert.encoder import backbone_path
+from ..mibert.encoder import backbone_path, quiet_loading
 
 # %% ../../nbs/6_sbtrec/03_language_model.ipynb #c005
-@contextmanager
-def _quiet() -> Iterator[None]:
-    "No progress bars and no warnings of transformers."
-    verbosity = hf_logging.get_verbosity()
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(verbosity)
-        if bars:
-            hf_logging.enable_progress_bar()
-
-
 def _read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a gguf file, the weights in a new float32 model without
     `quantization_config`; raises for what transformers cannot read.
@@ -94,7 +76,7 @@ def from_gguf(file: str | Path, folder: str | Path) -> Path:
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with lock, _quiet(), torch.random.fork_rng(devices=[]):
+        with lock, quiet_loading(), torch.random.fork_rng(devices=[]):
             if not folder.is_dir():
                 _convert_gguf(file, folder)
     except OSError as e:
@@ -175,7 +157,7 @@ def load_llm(
     """
     path = llm_path(name, data_dir)
     try:
-        with _quiet():
+        with quiet_loading():
             model, found = AutoModelForCausalLM.from_pretrained(
                 path, config=_config(name, path, layers), dtype=dtype, output_loading_info=True
             )
