@@ -65,6 +65,36 @@ def papermill():
     return run
 
 
+@pytest.fixture(scope="session")
+def notebook():
+    """Run nbs/NAME.ipynb with parameters as papermill would, but in this process, which saves the
+    start of a kernel. Returns what its cells printed and showed as text; raises what a cell raises.
+    """
+    import matplotlib.pyplot as plt
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+    from papermill.cli import _resolve_type  # -p epochs 0 is a number, -p resume True a truth
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    def run(name, **parameters):
+        given = {name: _resolve_type(str(value)) for name, value in parameters.items()}
+        filled = parameterize_notebook(load_notebook_node(str(ROOT / "nbs" / f"{name}.ipynb")), given)
+        shell = InteractiveShell()
+        shell.history_manager.enabled = False
+        shown = ""
+        for cell in filled.cells:
+            if cell.cell_type == "code":
+                with capture_output() as captured:
+                    result = shell.run_cell(cell.source, store_history=True)
+                shown += captured.stdout + "".join(str(o) for o in captured.outputs)
+                result.raise_error()
+        plt.close("all")
+        return shown
+
+    return run
+
+
 @pytest.fixture
 def own(tmp_path):
     """A folder with somebody's own data: 40 readers of 30 books, rows out of order.
