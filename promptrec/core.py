@@ -126,8 +126,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 # %% ../nbs/0_core/01_core.ipynb #c016
 def project_path(path: str | Path | int) -> Path:
-    """An absolute path for `path`; one that is absolute already stays, `~` is the home folder, and a
-    number (what papermill makes of a folder called 2018) is its name.
+    """An absolute path for `path`; one that is absolute stays, `~` is the home folder, and a number
+    (what papermill makes of a folder called 2018) is its name.
 
     A relative one begins at the top of the repository around the current folder (the nearest folder
     with `settings.ini` and `nbs`), or at the current folder if there is none.

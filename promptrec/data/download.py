@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'Archive', 'Files', 'Source', 'sources_table', 'verify', 'unpack', 'cache_dir', 'is_here',
-           'sources_at_hand', 'locate']
+           'sources_at_hand', 'sources_in', 'locate']
 
 # %% ../../nbs/1_data/02_download.ipynb #c002
 import gzip
@@ -32,7 +32,7 @@ from filelock import FileLock
 with warnings.catch_warnings(action="ignore"):
     import pooch  # it loads tqdm, which complains where there are no widgets
 
-from ..core import PromptrecError, check_name
+from ..core import PromptrecError, check_name, plain_name, project_path
 
 # %% ../../nbs/1_data/02_download.ipynb #c005
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ def _own_folder(data_dir: str | Path | None) -> Path | None:
     given = data_dir or os.environ.get("PROMPTREC_DATA")
     if not given:
         return None
-    folder = Path(given).expanduser()
+    folder = project_path(given)
     if not folder.is_dir():
         what = "data_dir" if data_dir else "PROMPTREC_DATA"
         raise PromptrecError(f"{what}: {given} is not a folder. Name one that is there.")
@@ -330,6 +330,21 @@ def sources_at_hand(data_dir: str | Path | None = None) -> dict[str, list[str]]:
         if here:
             names[source.kind].append(source.name)
     return names
+
+
+def sources_in(path: str | Path) -> list[str]:
+    """Names of the data sets that `path` is: an archive of one, or a folder with all files of some;
+    of several, the one alone that the folder is called after, if there is such a one.
+    """
+    path = Path(os.path.abspath(project_path(path)))
+    data = [source for source in SOURCES.values() if source.kind == "dataset"]
+    if path.is_file():
+        return [s.name for s in data if path.name in [a.file for a in s.archives]]
+    whole = [s for s in data if any(not _lacking(way, path) for way in s.ways)]
+    called = plain_name(path.name)
+    same = [s.name for s in whole if plain_name(s.name) == called]
+    related = [s.name for s in whole if called in map(plain_name, s.folders)]
+    return same or related or [s.name for s in whole]
 
 # %% ../../nbs/1_data/02_download.ipynb #c034
 def _reason(error: Exception) -> str:
