@@ -25,6 +25,7 @@ import torch
 
 from .. import __version__
 from ..core import PromptrecError, atomic_path, project_path, sha256
+from ..evaluation.split import REPEATS
 
 # %% ../../nbs/7_experiments/01_records.ipynb #c005
 _HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
@@ -39,11 +40,17 @@ _ANY = {
 }
 
 
-def _object(required: dict[str, Any], others: dict[str, Any] | bool = False) -> dict[str, Any]:
-    "An object with all of `required`, and no other key unless `others` is a schema for them."
+def _object(
+    required: dict[str, Any],
+    others: dict[str, Any] | bool = False,
+    optional: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """An object with all of `required`, perhaps some of `optional`, and no other key unless
+    `others` is a schema for them.
+    """
     return {
         "type": "object",
-        "properties": required,
+        "properties": required | (optional or {}),
         "required": list(required),
         "additionalProperties": others,
     }
@@ -66,6 +73,16 @@ _PART = {
         "encoder": _METRICS,
     },
 }
+_REPEATS = _object(
+    {
+        "rule": {"enum": list(REPEATS)},  # what becomes of items seen before: `Split.repeats`
+        "targets": _COUNT,  # of the test part
+        "repeated": _COUNT,  # how many of these their user had touched before
+        "share": _AMOUNT,  # repeated / targets
+    },
+    # of the test part, as far as there are such targets; left out where none is repeated
+    optional={"metrics": _object({}, optional={"new": _PART, "repeated": _PART})},
+)
 
 # %% ../../nbs/7_experiments/01_records.ipynb #ea156c7c
 SCHEMA_VERSION = 2  # 1 had other names of settings: lam, half, rank, alpha, stages, longest
@@ -108,7 +125,8 @@ RECORD_SCHEMA = {
             "additionalProperties": False,
         },
         "ranks": {"type": "string", "pattern": r"^[^/\\]+\.parquet$"},  # file beside the record
-    }
+    },
+    optional={"repeats": _REPEATS},  # older records may lack it
 )
 
 # %% ../../nbs/7_experiments/01_records.ipynb #042ad13a

@@ -28,7 +28,7 @@ from ..baselines.sequences import SequenceBatches, padded
 from ..core import PromptrecError, check_minimum, check_name, rng, sha256
 from ..data.dataset import Dataset
 from ..data.llara import LLARA_PROTOCOL
-from ..evaluation.candidates import uniform_candidates, untouched
+from ..evaluation.candidates import negatives_of, uniform_candidates
 from ..evaluation.recommender import Recommender, load_arrays, save_arrays
 from ..evaluation.split import Histories, Split, histories_at
 from .aligner import Aligner
@@ -268,6 +268,7 @@ class PromptBatches:
         epochs: int,
         seed: int,
     ) -> None:
+        self.split = split
         self.dataset = split.dataset
         self.prompts = prompts
         self.text = text
@@ -308,10 +309,9 @@ class PromptBatches:
         return histories_at(self.dataset, stop - self.lengths[examples], stop - 1)
 
     def negatives(self, examples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        "Items [B, `negatives`] that the examples' users never touched, all as likely."
-        users = self.dataset.user[self.stop[examples] - 1]
-        weight = np.ones(self.dataset.n_items, np.int64)
-        return untouched(self.dataset, users, self.settings.negatives, weight, generator)
+        "Items [B, `negatives`], all as likely, that may be negatives of the examples' targets."
+        rows, weight = self.stop[examples] - 1, np.ones(self.dataset.n_items, np.int64)
+        return negatives_of(self.split, rows, self.settings.negatives, weight, generator)
 
     def collate(self, which: np.ndarray, generator: np.random.Generator) -> dict[str, torch.Tensor]:
         "Tensors of one batch of `plan`: see `hybrid_batch`."
