@@ -19,6 +19,7 @@ from torch import nn
 from .sasrec import SasRecNet, SasRecSettings
 from .sequences import ItemTable, SequenceRecommender
 from ..data.dataset import Dataset
+from ..evaluation.recommender import weights_hash
 from ..mibert.encoder import load_encoder, load_tokenizer
 from ..training.loop import this_process
 
@@ -103,3 +104,4 @@ class MoRec(SequenceRecommender):
     ) -> None:
         features = title_features(dataset.titles, settings.backbone, data_dir)
         super().__init__(dataset, settings, MoRecNet(features, settings))
+        self.base_weights = weights_hash(load_encoder(settings.backbone, data_dir=data_dir))

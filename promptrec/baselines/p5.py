@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5Mod
 from .sequences import padded
 from ..core import PromptrecError, check_minimum, offsets_of, ragged_arange
 from ..data.dataset import Dataset
-from ..evaluation.recommender import Recommender, load_model, save_model
+from ..evaluation.recommender import Recommender, load_model, save_model, weights_hash
 from ..evaluation.split import Histories, Split, histories_at
 from ..mibert.encoder import backbone_path, load_encoder, load_tokenizer
 from ..mibert.model import PromptWindowBatches
@@ -563,6 +563,7 @@ class P5(Recommender):
             self.tokenizer = load_tokenizer("minilm-l6", data_dir)
         else:
             t5 = load_t5(s.backbone, s.dropout, data_dir)
+            self.base_weights = weights_hash(t5)
             self.tokenizer = AutoTokenizer.from_pretrained(backbone_path(s.backbone, data_dir))
         self.prompts = P5Prompts(
             dataset, self.tokenizer, s.max_tokens, s.title_tokens, compact=t5 is None

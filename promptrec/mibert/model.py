@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from ..core import PromptrecError, check_minimum, offsets_of, rng
 from ..data.dataset import Dataset
-from ..evaluation.recommender import Recommender, load_model, save_model
+from ..evaluation.recommender import Recommender, load_model, save_model, weights_hash
 from ..evaluation.split import Histories, Split, histories_at
 from .contrast import window_contrast
 from .encoder import load_encoder, load_tokenizer
@@ -355,6 +355,7 @@ class MiBert(Recommender):
         self.settings = settings
         self.tokenizer = load_tokenizer(settings.backbone, data_dir)
         encoder = _load_checked(settings, data_dir)
+        self.base_weights = weights_hash(encoder)
         self.prompts = PromptEncoder(dataset, self.tokenizer, settings.max_tokens)
         words = encoder.get_input_embeddings().weight
         start = mean_of_words(dataset.titles, self.tokenizer, words)

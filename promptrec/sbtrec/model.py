@@ -29,7 +29,7 @@ from ..core import PromptrecError, check_minimum, check_name, rng, sha256
 from ..data.dataset import Dataset
 from ..data.llara import LLARA_PROTOCOL
 from ..evaluation.candidates import negatives_of, uniform_candidates
-from ..evaluation.recommender import Recommender, load_arrays, save_arrays
+from ..evaluation.recommender import Recommender, load_arrays, save_arrays, weights_hash
 from ..evaluation.split import Histories, Split, histories_at
 from .aligner import Aligner
 from .decoding import constrained_search, generate_tokens, score_titles
@@ -499,6 +499,7 @@ class SbtRec(Recommender):
         self.settings = settings
         dtype = torch.bfloat16 if settings.half_precision else torch.float32
         llm, self.tokenizer = load_llm(settings.llm, settings.layers, dtype, data_dir)
+        self.base_weights = weights_hash(llm)
         self.text = HybridPrompts(dataset, self.tokenizer, "none", settings.max_tokens)
         self.prompts = HybridPrompts(
             dataset, self.tokenizer, settings.behaviour, settings.max_tokens
