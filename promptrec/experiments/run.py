@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Run', 'known_parameters', 'configure', 'same_protocol', 'field_comments', 'settings_table', 'notebook_parameters',
            'check_parameters', 'check_switch', 'Prepared', 'split_of', 'prepare', 'few_candidates', 'validation',
-           'evaluate_run', 'build', 'fingerprint', 'train', 'Result', 'check_output', 'describe_run', 'execute',
-           'finished_runs', 'restore', 'parse_arguments', 'main']
+           'evaluate_run', 'build', 'fingerprint', 'train', 'Result', 'check_output', 'metrics_by_protocol',
+           'describe_repeats', 'describe_run', 'execute', 'finished_runs', 'restore', 'parse_arguments', 'main']
 
 # %% ../../nbs/7_experiments/03_run.ipynb #38dba7fe
 import ast
@@ -29,12 +29,14 @@ from promptrec.core import (
     atomic_path,
     check_minimum,
     check_name,
+    check_seed,
     describe_device,
     project_path,
     seed_everything,
     sha256,
 )
 from ..data.dataset import Dataset
+from ..data.filters import keep_first
 from ..data.registry import DATASETS, dataset_name, load_dataset, recipe_of
 from promptrec.evaluation.candidates import (
     Candidates,
@@ -45,7 +47,7 @@ from promptrec.evaluation.candidates import (
 from ..evaluation.choice import GenerativeRecommender, choice_metrics, evaluate_answers
 from ..evaluation.metrics import evaluate, metrics, progress_stream
 from ..evaluation.recommender import Recommender
-from ..evaluation.split import SPLITS, Split
+from ..evaluation.split import REPEATS, SPLITS, Split
 from ..evaluation.stats import bootstrap
 from promptrec.experiments.records import (
     code_hash,
@@ -72,6 +74,9 @@ class Run:
     split: str = "leave-one-out"  # leave-one-out, users (8:1:1) or time
     candidates: str = "popularity-100"  # how negatives are drawn, and how many; full: none
     max_history: int | None = None  # how many items of a history count, the latest; None: all
+    # items that a user touched before a target: mask (none but the target is ranked), keep (all
+    # are candidates), drop (only first interactions are in the data)
+    repeats: str = "mask"
     t1: float | None = None  # split by time: training ends before it, in seconds; None: at 80%
     t2: float | None = None  # split by time: validation ends before it, in seconds; None: at 90%
     prefix: str | None = None  # the prompt's words, "The user is {prefix}"; None: the data set's
@@ -111,6 +116,8 @@ class Run:
         for name in ("max_history", "t1", "t2", "prefix", "verb", "noun", "tuned"):
             if getattr(self, name) is not None:
                 config[name] = getattr(self, name)
+        if self.repeats != "mask":  # which leaves the names of older records as they are
+            config["repeats"] = self.repeats
         if self.settings is not None:
             config["settings"] = asdict(self.settings)
         if self.loop is not None:
@@ -180,6 +187,7 @@ def _protocol(given: dict[str, Any]) -> dict[str, Any]:
     usual = {name: getattr(recipe, name) for name in ("split", "candidates", "max_history")}
     given = usual | given
     check_name("split", given["split"], SPLITS)
+    check_name("repeats", given.get("repeats", Run.repeats), REPEATS)
     if given["split"] != "time" and ("t1" in given or "t2" in given):
         raise PromptrecError("Parameters t1 and t2 belong to split='time'.")
     return given | {"candidates": candidates_name(given["candidates"])}
@@ -207,6 +215,8 @@ def configure(**given: Any) -> Run:
     what is known.
     """
     given = {name: value for name, value in given.items() if value is not None}
+    check_seed(given.get("seed", Run.seed))
+    candidates_name(given.get("candidates", Run.candidates))
     asked_model = _typed("model", given.get("model", Run.model), str)
     model, row = find_model(asked_model)
     known = known_parameters(asked_model)
@@ -363,9 +373,11 @@ class Prepared:
 def split_of(run: Run) -> Split:
     "Read, filter and split the data of a run."
     dataset = load_dataset(run.dataset, run.data_dir, run.words)
+    if run.repeats == "drop":
+        dataset = keep_first(dataset)
     times = {"t1": run.t1, "t2": run.t2} if run.split == "time" else {}
     split = SPLITS[run.split](dataset, **times)
-    return replace(split, max_history=run.max_history)
+    return replace(split, max_history=run.max_history, repeats=run.repeats)
 
 
 def prepare(run: Run) -> Prepared:
@@ -403,7 +415,8 @@ def evaluate_run(
     model: Recommender, data: Prepared, full: bool = True, progress: bool = False
 ) -> pd.DataFrame:
     """One row a test target: ranks among the candidates and, where `full`, in the full catalogue,
-    if the model scores; ranks by the `encoder` that it reads, if any; its answers, if it generates.
+    if the model scores; ranks by the `encoder` that it reads, if any; its answers, if it generates;
+    and whether the target is `repeated`, if any is.
     """
     progress = progress and this_process().is_main_process
     users = data.split.users("test")
@@ -422,7 +435,8 @@ def evaluate_run(
             print(f"test: answers for {len(users):,} users", file=progress_stream(), flush=True)
         answers = evaluate_answers(model, data.split, data.candidates["test"])
         ranks = pd.concat([ranks, answers], axis=1)
-    return ranks
+    repeated = data.split.repeated("test")
+    return ranks.assign(repeated=repeated) if repeated.any() else ranks
 
 # %% ../../nbs/7_experiments/03_run.ipynb #729378c1
 def build(run: Run, data: Prepared) -> Recommender:
@@ -498,6 +512,30 @@ def check_output(run: Run, data: Prepared) -> None:
             "Choose another out_dir, or rename the data's folder."
         )
 
+# %% ../../nbs/7_experiments/03_run.ipynb #b1798fdd
+def metrics_by_protocol(ranks: pd.DataFrame, data: Prepared) -> dict[str, Any]:
+    "Metrics of a table of `evaluate_run` by protocol, with intervals."
+    found = {
+        kind: bootstrap(ranks[kind].to_numpy()) for kind in ("sampled", "full") if kind in ranks
+    }
+    return found | choice_metrics(ranks) if few_candidates(data) else found
+
+
+def describe_repeats(ranks: pd.DataFrame, data: Prepared) -> dict[str, Any]:
+    """How many test targets their user had touched before, and, where some are, the metrics of new
+    and of repeated targets apart: `repeats` of RECORD_SCHEMA.
+    """
+    repeated = data.split.repeated("test")
+    about = {
+        "rule": data.split.repeats,
+        "targets": len(repeated),
+        "repeated": int(repeated.sum()),
+        "share": float(repeated.mean()),
+    }
+    groups = {"new": ranks[~repeated], "repeated": ranks[repeated]}
+    apart = {name: metrics_by_protocol(group, data) for name, group in groups.items() if len(group)}
+    return about | {"metrics": apart} if repeated.any() else about
+
 # %% ../../nbs/7_experiments/03_run.ipynb #caaac7fe
 def _parameter_counts(model: Recommender) -> dict[str, int]:
     "How many parameters a model's network has, and how many of them are trained."
@@ -519,11 +557,6 @@ def describe_run(
 ) -> dict[str, Any]:
     "The record of a finished run (see `RECORD_SCHEMA`); `code` is `git_state` at its start."
     commit, dirty = code
-    found = {
-        kind: bootstrap(ranks[kind].to_numpy()) for kind in ("sampled", "full") if kind in ranks
-    }
-    if few_candidates(data):
-        found |= choice_metrics(ranks)
     return {
         "dataset": run.config["dataset"],
         "model": run.model,
@@ -544,7 +577,8 @@ def describe_run(
         "peak_memory_mb": peak_memory_mb(),
         "parameters": _parameter_counts(model),
         "curves": curves.to_dict("records"),
-        "metrics": {"test": found},
+        "metrics": {"test": metrics_by_protocol(ranks, data)},
+        "repeats": describe_repeats(ranks, data),
     }
 
 # %% ../../nbs/7_experiments/03_run.ipynb #4ff68693
