@@ -12,10 +12,12 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import compute as pc
@@ -24,33 +26,38 @@ from pyarrow import parquet as pq
 
 from ..core import PromptrecError
 from .dataset import DOMAINS, Dataset, Domain, make_dataset
-from .parsing import bad_line, read_bytes, read_text
+from .parsing import bad_line, drop_odd, impossible_times, read_bytes, read_text
 
 # %% ../../nbs/1_data/10_custom.ipynb #c006
 @dataclass(frozen=True, eq=False)
 class _Table:
     "Columns of a file, unchanged."
 
-    path: Path
-    columns: dict[str, pa.ChunkedArray]  # by the name used here
+    path: Path  # the file, or the folder of its parts
+    columns: dict[str, pa.ChunkedArray]  # by the name used here, each [n]
     names: dict[str, str]  # name used here -> name in the file
-    line: Callable[[int], int] | None = None  # row -> its line, where the file has lines
+    place: Callable[[int], str]  # row -> file and line (in Parquet: row) where it stands
+    decimal_comma: bool = False  # whether 4,5 is four and a half
 
     def __contains__(self, column: str) -> bool:
         return column in self.columns
 
-    def refuse(self, column: str, wrong: pa.ChunkedArray, says: str) -> None:
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def bad_row(self, column: str, row: int, says: str, advice: str) -> PromptrecError:
+        "The error for a value, to be raised by the caller."
+        value = repr(self.columns[column][row].as_py())[:120]
+        where = f"{self.place(row)}, column {self.names[column]!r}"
+        return PromptrecError(f"{where}: {says}: {value}. {advice}")
+
+    def refuse(
+        self, column: str, wrong: pa.ChunkedArray, says: str, advice: str = "Repair the file."
+    ) -> None:
         "Raise for the first row where `wrong` is true or null."
         mask = wrong.fill_null(True).to_numpy()
-        if not mask.any():
-            return
-        row = int(mask.argmax())
-        where = f"row {row + 1}" if self.line is None else f"line {self.line(row)}"
-        value = repr(self.columns[column][row].as_py())[:120]
-        raise PromptrecError(
-            f"{self.path}, {where}, column {self.names[column]!r}: {says}: {value}. "
-            "Repair the file."
-        )
+        if mask.any():
+            raise self.bad_row(column, int(mask.argmax()), says, advice)
 
     def refuse_type(self, column: str, says: str) -> None:
         "Raise because the whole column is of another type."
@@ -92,7 +99,8 @@ def _choose_columns(
             hint = " Where no times are known, number the rows in their order."
         raise PromptrecError(
             f"{path} has no column {', '.join(lack)}. "
-            f"Its columns are {', '.join(map(repr, header))}.{hint}"
+            f"Its columns are {', '.join(map(repr, header))}. "
+            f"Name the columns so in the first line.{hint}"
         )
     twice = [name for name in chosen.values() if header.count(name) > 1]
     if twice:
@@ -100,16 +108,34 @@ def _choose_columns(
     return chosen
 
 # %% ../../nbs/1_data/10_custom.ipynb #c010
-def _records(path: Path, sep: str, quotes: bool) -> Iterator[tuple[int, list[str]]]:
+@dataclass(frozen=True)
+class _Format:
+    "How a table of text is written."
+
+    sep: str
+    quotes: bool = True  # whether quotes have a meaning
+    escape: str | None = None  # what stands before a quote inside quotes; None: it is doubled
+
+
+_CSV_FORMATS = tuple(_Format(sep) for sep in ",;\t|")
+
+
+def _records(text: str, form: _Format) -> Any:
+    "A strict reader of records; its `line_num` is the last line read."
+    csv.field_size_limit(1 << 30)  # a description may be long
+    return csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=form.sep,
+        strict=True,
+        quoting=csv.QUOTE_MINIMAL if form.quotes else csv.QUOTE_NONE,
+        escapechar=form.escape,
+    )
+
+
+def _numbered_records(path: Path, form: _Format) -> Iterator[tuple[int, list[str]]]:
     "(line where it begins, fields) of each non-blank record; raises where quotes are wrong."
     text, first = read_text(path), 1
-    csv.field_size_limit(1 << 30)  # a description may be long
-    reader = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter=sep,
-        strict=True,
-        quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
-    )
+    reader = _records(text, form)
     try:
         for fields in reader:
             if fields:
@@ -119,69 +145,119 @@ def _records(path: Path, sep: str, quotes: bool) -> Iterator[tuple[int, list[str
         line = re.split("\r\n?|\n", text)[first - 1]
         raise bad_line(path, first, f"not CSV ({e})", line) from None
 
+# %% ../../nbs/1_data/10_custom.ipynb #e101
+def _read_header(
+    path: Path,
+    line: str,
+    forms: tuple[_Format, ...],
+    choose: Callable[[Path, list[str]], dict[str, str]],
+) -> tuple[_Format, list[str], dict[str, str]]:
+    """The first of `forms` in which `choose(path, header)` finds its columns in the first line;
+    the header; and the columns. Raises the error of the form that gives the longest header.
+    """
+    failed = []
+    for form in forms:
+        try:
+            header = [name.strip() for name in next(_records(line, form), [])]
+            return form, header, choose(path, header)
+        except csv.Error as e:
+            failed.append((0, bad_line(path, 1, f"not CSV ({e})", line)))
+        except PromptrecError as e:
+            failed.append((len(header), e))
+    longest, error = max(failed, key=lambda found: found[0])
+    if longest == 1 and len(forms) > 1:
+        raise bad_line(
+            path,
+            1,
+            "no comma, semicolon, tab or bar separates names of columns",
+            line,
+            "Write the file with one of them, and the names of its columns in the first line.",
+        )
+    raise error
 
-def _not_a_table(
-    path: Path, sep: str, quotes: bool, width: int, reason: Exception
-) -> PromptrecError:
+
+def _with_escape(path: Path, form: _Format, body: bytes) -> _Format:
+    "`form`, or with backslashes before quotes where only so the file can be read."
+    if not form.quotes or b'"' not in body:
+        return form
+    try:
+        deque(_numbered_records(path, form), maxlen=0)  # only to see that it can be read
+    except PromptrecError as doubled:
+        if b'\\"' not in body:
+            raise
+        form = replace(form, escape="\\")
+        try:
+            deque(_numbered_records(path, form), maxlen=0)
+        except PromptrecError:
+            raise doubled from None
+    return form
+
+
+def _not_a_table(path: Path, form: _Format, width: int, reason: Exception) -> PromptrecError:
     "The error for the first record that has another number of fields than the header."
-    for number, fields in _records(path, sep, quotes):
+    for number, fields in _numbered_records(path, form):
         if len(fields) != width:
             says = f"{len(fields)} fields, not {width} as in the header"
-            return bad_line(path, number, says, sep.join(fields))
+            return bad_line(path, number, says, form.sep.join(fields))
     return PromptrecError(f"{path}: cannot be read ({reason}). Write it again.")
 
-
-def _read_header(path: Path, line: bytes, sep: str, quotes: bool) -> list[str]:
-    "The names in the first line."
-    try:
-        text = line.decode("utf-8-sig").rstrip("\r")
-    except UnicodeDecodeError:
-        raise bad_line(path, 1, "not utf-8") from None
-    if not quotes:
-        return text.split(sep)
-    try:
-        return next(csv.reader([text], strict=True), [])
-    except csv.Error as e:
-        raise bad_line(path, 1, f"not CSV ({e})", text) from None
-
 # %% ../../nbs/1_data/10_custom.ipynb #c011
-def _read_delimited(
-    path: Path, sep: str, quotes: bool, choose: Callable[[Path, list[str]], dict[str, str]]
-) -> _Table:
-    "A file with a header; `choose(path, header)` says which columns are meant. All is text."
-    first, _, body = read_bytes(path).partition(b"\n")
-    header = _read_header(path, first, sep, quotes)
-    names = choose(path, header)
-    if b'"' in body and quotes:
-        deque(_records(path, sep, quotes), maxlen=0)  # only to see that it can be read
-    if not body:
-        raise PromptrecError(f"{path} has a header and no rows. Write it again.")
-    positions = {column: f"f{header.index(name)}" for column, name in names.items()}
+def _body_columns(
+    path: Path, body: bytes, form: _Format, n_fields: int, positions: dict[str, int]
+) -> dict[str, pa.ChunkedArray]:
+    "The fields at `positions` (name -> place in a line) of all lines, as text."
+    fields = {column: f"f{position}" for column, position in positions.items()}
+    if not body.strip(b"\r\n"):
+        return {column: pa.chunked_array([], pa.string()) for column in fields}
     try:
         rows = pacsv.read_csv(
             pa.py_buffer(body),
             pacsv.ReadOptions(
-                column_names=[f"f{i}" for i in range(len(header))],
+                column_names=[f"f{i}" for i in range(n_fields)],
                 block_size=1 << 24,
             ),
             pacsv.ParseOptions(
-                delimiter=sep,
-                quote_char='"' if quotes else False,
-                newlines_in_values=quotes,
+                delimiter=form.sep,
+                quote_char='"' if form.quotes else False,
+                escape_char=form.escape or False,
+                newlines_in_values=form.quotes,
             ),
             pacsv.ConvertOptions(
-                column_types=dict.fromkeys(positions.values(), pa.string()),
-                include_columns=list(positions.values()),
+                column_types=dict.fromkeys(fields.values(), pa.string()),
+                include_columns=list(fields.values()),
             ),
         )
     except pa.ArrowInvalid as e:
-        raise _not_a_table(path, sep, quotes, len(header), e) from None
+        raise _not_a_table(path, form, n_fields, e) from None
+    return {column: rows[field] for column, field in fields.items()}
 
-    def line_of(row: int) -> int:
-        number, _ = next(islice(_records(path, sep, quotes), row + 1, None))
-        return number
 
-    return _Table(path, {c: rows[p] for c, p in positions.items()}, names, line_of)
+def _read_delimited(
+    path: Path,
+    forms: tuple[_Format, ...],
+    choose: Callable[[Path, list[str]], dict[str, str]],
+) -> _Table:
+    """A file with a header, in one of `forms`; `choose(path, header)` says which columns are meant.
+
+    All is text. There may be no rows.
+    """
+    raw = read_bytes(path)
+    end = re.search(rb"\r\n?|\n", raw)
+    first, body = (raw[: end.start()], raw[end.end() :]) if end else (raw, b"")
+    try:
+        line = first.decode()
+    except UnicodeDecodeError:
+        line = read_text(path)  # raises
+    form, header, names = _read_header(path, line, forms, choose)
+    form = _with_escape(path, form, body)
+    positions = {column: header.index(name) for column, name in names.items()}
+    columns = _body_columns(path, body, form, len(header), positions)
+
+    def place(row: int) -> str:
+        number, _ = next(islice(_numbered_records(path, form), row + 1, None))
+        return f"{path}, line {number}"
+
+    return _Table(path, columns, names, place, decimal_comma=form.sep != ",")
 
 # %% ../../nbs/1_data/10_custom.ipynb #c013
 def _read_parquet(path: Path, choose: Callable[[Path, list[str]], dict[str, str]]) -> _Table:
@@ -194,15 +270,84 @@ def _read_parquet(path: Path, choose: Callable[[Path, list[str]], dict[str, str]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
         reason = str(e).splitlines()[0][:200]
         raise PromptrecError(f"{path}: not a whole Parquet file ({reason}). Write it again.") from e
-    if not len(rows):
-        raise PromptrecError(f"{path} has no rows. Write it again.")
     columns = {}
     for column, name in names.items():
         values = rows[name]
         if pa.types.is_dictionary(values.type):
             values = values.cast(values.type.value_type)
         columns[column] = values
-    return _Table(path, columns, names)
+
+    def place(row: int) -> str:
+        return f"{path}, row {row + 1}"
+
+    return _Table(path, columns, names, place)
+
+# %% ../../nbs/1_data/10_custom.ipynb #e103
+def _parts(path: Path) -> list[Path]:
+    "The file itself; of a folder its parts, in the order of the numbers in their names."
+    if path.is_file():
+        return [path]
+    found = {}
+    for part in path.rglob("*"):
+        name = part.relative_to(path)
+        hidden = any(step.startswith(("_", ".")) for step in name.parts)
+        if part.is_file() and not hidden and part.stat().st_size:
+            pieces = re.split("([0-9]+)", str(name))
+            found[part] = [int(piece) if piece.isdigit() else piece for piece in pieces]
+    if not found:
+        raise PromptrecError(f"{path} is a folder without any parts. Write it again.")
+    return sorted(found, key=lambda part: found[part])
+
+
+_UNREAD = (".bz2", ".xz", ".zst", ".zip", ".lz4", ".snappy", ".deflate", ".orc", ".avro", ".json")
+
+
+def _read_part(
+    part: Path, is_parquet: bool, choose: Callable[[Path, list[str]], dict[str, str]]
+) -> _Table:
+    "One file, Parquet where its folder or its own name says so, else CSV."
+    if is_parquet or ".parquet" in part.suffixes:
+        return _read_parquet(part, choose)
+    if part.suffix in _UNREAD:
+        raise PromptrecError(
+            f"{part}: {part.suffix} is not read. Write CSV, plain or with gzip, or Parquet."
+        )
+    return _read_delimited(part, _CSV_FORMATS, choose)
+
+
+def _join(path: Path, tables: list[_Table]) -> _Table:
+    "Tables with the same columns as one, rows in order; raises where they are not alike."
+    if len(tables) == 1:
+        return tables[0]
+    for table in tables:
+        if table.names != tables[0].names:
+            raise PromptrecError(
+                f"{table.path} has other columns than {tables[0].path}: "
+                f"{', '.join(table.names.values())}. Write all parts alike."
+            )
+    try:
+        rows = pa.concat_tables([pa.table(t.columns) for t in tables], promote_options="permissive")
+    except pa.ArrowException as e:
+        reason = str(e).splitlines()[0]
+        raise PromptrecError(
+            f"{path}: a column has another type in another part ({reason}). Write all parts alike."
+        ) from None
+    starts = np.cumsum([0, *map(len, tables)])
+
+    def place(row: int) -> str:
+        part = int(np.searchsorted(starts, row, "right")) - 1
+        return tables[part].place(row - int(starts[part]))
+
+    columns = {column: rows[column] for column in tables[0].columns}
+    comma = any(table.decimal_comma for table in tables)
+    return _Table(path, columns, tables[0].names, place, comma)
+
+
+def _not_empty(table: _Table) -> _Table:
+    "The table; raises where it has no rows."
+    if not len(table):
+        raise PromptrecError(f"{table.path} has a header and no rows. Write it again.")
+    return table
 
 # %% ../../nbs/1_data/10_custom.ipynb #c015
 def _is_text(kind: pa.DataType) -> bool:
@@ -211,10 +356,16 @@ def _is_text(kind: pa.DataType) -> bool:
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
+def _is_whole_decimal(kind: pa.DataType) -> bool:
+    "Whether a column of this type holds whole numbers as decimals (NUMBER(38, 0) of a database)."
+    return pa.types.is_decimal(kind) and kind.scale == 0
+
+
 def _ids(table: _Table, column: str) -> pa.ChunkedArray:
     "int64 where each id is a whole number without needless zeros or signs, else text."
     ids = table.columns[column]
-    if not _is_text(ids.type) and not pa.types.is_integer(ids.type):
+    whole_type = pa.types.is_integer(ids.type) or _is_whole_decimal(ids.type)
+    if not _is_text(ids.type) and not whole_type:
         table.refuse_type(column, "ids are whole numbers or text")
     ids = ids.cast(pa.string())
     table.refuse(column, pc.equal(pc.utf8_trim_whitespace(ids), ""), "an empty id")
@@ -229,11 +380,17 @@ def _is_numeric(kind: pa.DataType) -> bool:
     return whole_or_null or types.is_floating(kind) or types.is_decimal(kind)
 
 
+def _number_text(table: _Table, column: str) -> pa.ChunkedArray:
+    "A column of text without outer blanks, decimals with a point."
+    text = pc.utf8_trim_whitespace(table.columns[column].cast(pa.string()))
+    return pc.replace_substring(text, ",", ".") if table.decimal_comma else text
+
+
 def _numbers(table: _Table, column: str) -> pa.ChunkedArray:
     "float64, null where a cell is empty."
     numbers = table.columns[column]
     if _is_text(numbers.type):
-        text = pc.utf8_trim_whitespace(numbers.cast(pa.string()))
+        text = _number_text(table, column)
         text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
         fits = pc.match_substring_regex(text, r"^-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$")
         table.refuse(column, pc.invert(fits).fill_null(False), "not a number")
@@ -249,7 +406,7 @@ def _numbers(table: _Table, column: str) -> pa.ChunkedArray:
 _DATE = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"  # day
     r"([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?"  # time
-    r"( ?(Z|[-+][0-9]{2}(:?[0-9]{2})?))?)?$"  # zone
+    r"( ?(Z|UTC|[-+][0-9]{2}(:?[0-9]{2})?))?)?$"  # zone
 )
 
 
@@ -258,13 +415,86 @@ def _dates(table: _Table, column: str) -> pa.ChunkedArray:
     text = pc.utf8_trim_whitespace(table.columns[column].cast(pa.string()))
     is_date = pc.match_substring_regex(text, _DATE)
     table.refuse(column, pc.invert(is_date), "neither a date nor a number of seconds")
+    text = pc.replace_substring(text, "UTC", "Z")  # as BigQuery writes it
     dates = pd.to_datetime(text.to_pandas(), format="ISO8601", utc=True, errors="coerce")
     table.refuse(column, pa.chunked_array([dates.isna().to_numpy()]), "no such date")
     return pa.chunked_array([pa.array(dates)])
 
+# %% ../../nbs/1_data/10_custom.ipynb #e104
+_UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+_EXPONENT = r"^-?[0-9]+(?:\.(?P<decimals>[0-9]*))?[eE](?P<exponent>[-+]?[0-9]+)$"
+_DECIMAL = r"^(?P<whole>-?[0-9]{1,9}|-?[1-8][0-9]{9})\.?(?P<part>[0-9]{0,9})$"
 
-def _times(table: _Table, column: str) -> pa.ChunkedArray:
-    "Seconds as float64, of numbers, ISO dates, or Parquet's own dates."
+
+def _unit(times: np.ndarray) -> str:
+    "The unit in which the middle one of times [n] is a date from 1973 to 2286; else seconds."
+    middle = float(np.median(np.abs(times.astype(np.float64))))
+    for unit, ticks in _UNITS.items():
+        if 1e8 * ticks <= middle < 1e10 * ticks:
+            return unit
+    return "seconds"
+
+
+def _refuse_lost_digits(table: _Table, column: str, text: pa.ChunkedArray, unit: str) -> None:
+    "Raise where all times are in scientific notation, and none is exact to a thousand seconds."
+    parts = pc.extract_regex(text, _EXPONENT)
+    if parts.null_count:
+        return
+    decimals = pc.utf8_length(pc.struct_field(parts, "decimals")).fill_null(0).to_numpy()
+    exponent = pc.struct_field(parts, "exponent").cast(pa.float64()).to_numpy()
+    if (exponent - decimals).min() >= 3 + np.log10(_UNITS[unit]):
+        raise table.bad_row(
+            column,
+            0,
+            "times in scientific notation have lost their last digits, and with them the order",
+            "Write whole numbers or ISO dates, from where the times come from (in a spreadsheet: "
+            "give the column the format of a number without decimals, then save).",
+        )
+
+# %% ../../nbs/1_data/10_custom.ipynb #e105
+def _exact(text: pa.ChunkedArray) -> np.ndarray | None:
+    "Numbers of text as int64 [n], decimals times 10^9; None where they do not fit."
+    try:
+        return text.cast(pa.int64()).to_numpy()
+    except pa.ArrowInvalid:
+        pass
+    parts = pc.extract_regex(text, _DECIMAL)
+    if parts.null_count:
+        return None
+    part = pc.utf8_rpad(pc.struct_field(parts, "part"), 9, "0")
+    joined = pc.binary_join_element_wise(pc.struct_field(parts, "whole"), part, "")
+    return joined.cast(pa.int64()).to_numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class _Times:
+    "A column of times."
+
+    exact: np.ndarray  # what orders them, int64 or float64 [n]
+    seconds: np.ndarray  # float64 [n]
+    unit: str = "seconds"  # in which the numbers are written, a name of _UNITS
+    as_dates: bool = False  # whether they are written as dates
+
+
+def _times_of_numbers(table: _Table, column: str) -> _Times:
+    "Times that are written as numbers."
+    raw, numbers = table.columns[column], _numbers(table, column).to_numpy()
+    unit, exact = _unit(numbers), None
+    if _is_text(raw.type):
+        text = _number_text(table, column)
+        _refuse_lost_digits(table, column, text, unit)
+        exact = _exact(text)
+    elif pa.types.is_integer(raw.type):
+        exact = raw.to_numpy()
+    elif _is_whole_decimal(raw.type):
+        exact = _exact(raw.cast(pa.string()))
+    elif raw.type in (pa.float16(), pa.float32()) and np.abs(numbers).max() > 2**24:
+        table.refuse_type(column, "times need all their digits: whole numbers, float64 or dates")
+    return _Times(numbers if exact is None else exact, numbers / _UNITS[unit], unit)
+
+
+def _times(table: _Table, column: str) -> _Times:
+    "Times as numbers, ISO dates, or Parquet's own dates."
     times = table.columns[column]
     as_text = _is_text(times.type)
     if as_text:
@@ -272,28 +502,45 @@ def _times(table: _Table, column: str) -> pa.ChunkedArray:
     else:
         empty = times.is_null()
     table.refuse(column, empty, "an empty time")
-    if as_text and not re.match(r"\s*-?[0-9]+\s*($|[.eE])", times[0].as_py()):
+    if as_text and not re.match(r"\s*-?[0-9]+\s*($|[.,eE])", times[0].as_py()):
         times = _dates(table, column)
-    if not pa.types.is_timestamp(times.type) and not pa.types.is_date(times.type):
-        return _numbers(table, column)
-    zone = getattr(times.type, "tz", None)
-    microseconds = times.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
-    return pc.divide(microseconds.cast(pa.float64(), safe=False), 1e6)
+    if pa.types.is_date(times.type):
+        times = times.cast(pa.timestamp("s" if times.type == pa.date32() else "ms"))
+    if not pa.types.is_timestamp(times.type):
+        return _times_of_numbers(table, column)
+    microseconds = times.cast(pa.timestamp("us", times.type.tz), safe=False).cast(pa.int64())
+    seconds = microseconds.to_numpy() / 1e6
+    return _Times(times.cast(pa.int64()).to_numpy(), seconds, as_dates=True)
 
 # %% ../../nbs/1_data/10_custom.ipynb #c019
 def _interactions(table: _Table) -> tuple[pd.DataFrame, dict[str, int]]:
-    "The interactions as `make_dataset` takes them, and how many repeated rows were dropped."
+    "The interactions as `make_dataset` takes them, and notes on what was dropped or converted."
+    times = _times(table, "timestamp")
     columns = {
-        "user": _ids(table, "user"),
-        "item": _ids(table, "item"),
-        "timestamp": _times(table, "timestamp"),
+        "user": _ids(table, "user").to_pandas(),
+        "item": _ids(table, "item").to_pandas(),
+        "timestamp": times.seconds,
+        "exact": times.exact,
     }
     if "rating" in table:
-        columns["rating"] = _numbers(table, "rating")
-    rows = pd.DataFrame({name: values.to_pandas() for name, values in columns.items()})
-    repeated = rows.duplicated(["user", "item", "timestamp"]).to_numpy()
-    notes = {"duplicate rows dropped": int(repeated.sum())} if repeated.any() else {}
-    return rows[~repeated], notes
+        columns["rating"] = _numbers(table, "rating").to_pandas()
+    rows = pd.DataFrame(columns)
+
+    def refuse(row: int, says: str) -> PromptrecError:
+        advice = "Repair these times, or number the rows in their order."
+        return table.bad_row("timestamp", row, says, advice)
+
+    odd = {"impossible times": impossible_times(times.seconds, times.as_dates)}
+    rows, notes = drop_odd(rows, odd, refuse)
+    if times.unit != "seconds":
+        notes[f"times read as {times.unit}"] = len(rows)
+    repeated = rows.duplicated(["user", "item", "exact"]).to_numpy()
+    if repeated.any():
+        notes["duplicate rows dropped"] = int(repeated.sum())
+    rows = rows[~repeated]
+    if rows["exact"].abs().max() > 2**53:  # more digits than seconds in float64 have
+        rows = rows.sort_values("exact", kind="stable")
+    return rows.drop(columns="exact"), notes
 
 # %% ../../nbs/1_data/10_custom.ipynb #d009
 def _one_line(column: pa.ChunkedArray) -> pd.Series:
@@ -367,7 +614,7 @@ def _read_atomic(path: Path, want: dict[str, tuple[str, ...]], need: tuple[str, 
         names = _choose_columns(path, [entry.split(":")[0] for entry in header], want, need)
         return {column: f"{name}:{kinds[name]}" for column, name in names.items()}
 
-    return _read_delimited(path, "\t", False, choose)
+    return _not_empty(_read_delimited(path, (_Format("\t", quotes=False),), choose))
 
 
 def _atomic_items(path: Path) -> pd.DataFrame:
@@ -399,8 +646,8 @@ def _read_domain(folder: Path) -> Domain:
 
 # %% ../../nbs/1_data/10_custom.ipynb #d012
 def _find_one(folder: Path, *names: str) -> Path:
-    "The one file in `folder` with one of these names (`*` matches anything)."
-    found = sorted(path for name in names for path in folder.glob(name) if path.is_file())
+    "The one file or folder of parts in `folder` with one of these names (`*` matches anything)."
+    found = sorted(path for name in names for path in folder.glob(name))
     if len(found) == 1:
         return found[0]
     if found:
@@ -412,35 +659,58 @@ def _find_one(folder: Path, *names: str) -> Path:
 
 
 def _read_own_table(path: Path, want: dict[str, tuple[str, ...]], need: tuple[str, ...]) -> _Table:
-    "A CSV or Parquet file."
+    "A CSV or Parquet file, or a folder of parts."
 
     def choose(path: Path, header: list[str]) -> dict[str, str]:
         return _choose_columns(path, header, want, need)
 
-    if path.suffix == ".parquet":
-        return _read_parquet(path, choose)
-    return _read_delimited(path, ",", True, choose)
+    tables = [_read_part(part, path.suffix == ".parquet", choose) for part in _parts(path)]
+    return _not_empty(_join(path, [table for table in tables if len(table)] or tables[:1]))
+
+
+_TABLE_KINDS = ("csv", "csv.gz", "tsv", "tsv.gz", "parquet")
 
 
 def _read_two_tables(folder: Path) -> tuple[_Table, pd.DataFrame | None, Path]:
     "Interactions, catalogue (None where RecBole has none), and the catalogue's path."
-    kinds = ("csv", "csv.gz", "parquet")
     need = ("user", "item", "timestamp")
-    first = _find_one(folder, *(f"interactions.{kind}" for kind in kinds), "*.inter")
+    first = _find_one(folder, *(f"interactions.{kind}" for kind in _TABLE_KINDS), "*.inter")
     if first.suffix == ".inter":
         table = _read_atomic(first, _ATOMIC_INTERACTIONS, need)
         second = first.with_suffix(".item")
         return table, _atomic_items(second) if second.is_file() else None, second
-    second = _find_one(folder, *(f"items.{kind}" for kind in kinds))
+    second = _find_one(folder, *(f"items.{kind}" for kind in _TABLE_KINDS))
     table = _read_own_table(first, _TABLE_INTERACTIONS, need)
     return table, _items(_read_own_table(second, _TABLE_ITEMS, ("item", "title"))), second
 
 # %% ../../nbs/1_data/10_custom.ipynb #c027
+def _without_zeros(ids: pd.Series) -> pd.Series:
+    "Ids as a tool leaves them that takes them for numbers: 007 and 7.0 become 7."
+    return ids.astype(str).str.replace(r"^0+(?=[0-9])|\.0$", "", regex=True)
+
+
+def _refuse_other_ids(table: _Table, rows: pd.DataFrame, items: pd.DataFrame, path: Path) -> None:
+    "Raise where the catalogue at `path` has none of the items of the interactions."
+    if rows["item"].isin(items["item"]).any():
+        return
+    advice = f"It has {items['item'].iloc[0]!r}. Use the same ids in both."
+    if _without_zeros(rows["item"]).isin(_without_zeros(items["item"])).any():
+        advice = (
+            f"It has {items['item'].iloc[0]!r}: one of the two was written by a tool that takes "
+            "ids for numbers. Write it again with ids as text."
+        )
+    raise PromptrecError(
+        f"{path} has none of the items of {table.path.name}, such as {rows['item'].iloc[0]!r}. "
+        f"{advice}"
+    )
+
+
 def read_folder(folder: str | Path) -> Dataset:
     """Your own interactions and items, from CSV, Parquet or RecBole's atomic files.
 
-    The data set is called as the folder. An item that the catalogue lacks gets its id as title and
-    is counted in `notes`. Raises `PromptrecError` with file, line and column of a bad value.
+    The data set is called as the folder. An item that the catalogue lacks gets its id as title;
+    `notes` count these and what else was dropped or converted. Raises `PromptrecError` with file,
+    line and column of a bad value.
     """
     folder = Path(folder).expanduser().resolve()
     if not folder.is_dir():
@@ -451,9 +721,5 @@ def read_folder(folder: str | Path) -> Dataset:
         items = rows[["item"]].drop_duplicates()
     if rows["item"].dtype != items["item"].dtype:
         rows, items = rows.astype({"item": str}), items.astype({"item": str})
-    if not rows["item"].isin(items["item"]).any():
-        raise PromptrecError(
-            f"{catalogue} has none of the items of {table.path.name}, "
-            f"such as {rows['item'].iloc[0]!r}. Use the same ids in both."
-        )
+    _refuse_other_ids(table, rows, items, catalogue)
     return make_dataset(folder.name, _read_domain(folder), rows, items, notes)

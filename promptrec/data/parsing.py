@@ -72,9 +72,9 @@ def _not_utf8(path: str | Path, line: int, raw: bytes) -> PromptrecError:
         path,
         line,
         f"not utf-8, it looks like {likely}",
-        _shown(raw),
-        f"Save the file as UTF-8: {convert}, and put {new} in its place. (Where the text then "
-        "reads wrong, it was another encoding.)",
+        raw.decode(likely, "replace").strip(),
+        f"Save the file as UTF-8: {convert}, and put {new} in its place. (Where this "
+        "line reads wrong here, it is another encoding.)",
     )
 
 # %% ../../nbs/1_data/03_parsing.ipynb #c007
