@@ -26,7 +26,7 @@ from ..evaluation.recommender import Recommender, load_model, save_model, weight
 from ..evaluation.split import Histories, Split, histories_at
 from ..mibert.encoder import backbone_path, load_encoder, load_tokenizer
 from ..mibert.model import PromptWindowBatches
-from ..mibert.prompts import PromptEncoder, truncate_histories
+from ..mibert.prompts import PromptEncoder, plain_tokens, truncate_histories
 from ..training.loop import Loop, parameter_groups
 
 # %% ../../nbs/5_baselines/09_p5.ipynb #c005
@@ -75,31 +75,39 @@ class P5Settings:
 
 # %% ../../nbs/5_baselines/09_p5.ipynb #c009
 def item_names(
-    titles: np.ndarray | list[str], tokenizer: PreTrainedTokenizerBase, longest: int
+    titles: np.ndarray | list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    longest: int,
+    most: int | None = None,
 ) -> list[list[int]]:
     """Tokens of each title [V], cut to `longest`; where that leaves the same for several, all but
-    the first have a number behind.
+    the first have a number behind, for which they are cut to `most` tokens in all (None: are not).
     """
-
-    def tokens_of(texts: list[str]) -> list[list[int]]:
-        return tokenizer(texts, add_special_tokens=False)["input_ids"]
-
-    names = [tokens[:longest] or [tokenizer.unk_token_id] for tokens in tokens_of(list(titles))]
+    names = [ids[:longest] or [tokenizer.unk_token_id] for ids in plain_tokens(tokenizer, titles)]
     taken: set[tuple] = set()
     count: dict[tuple, int] = {}
     for i, name in enumerate(names):
         key = tuple(name)
         while tuple(names[i]) in taken:
             count[key] = count.get(key, 1) + 1
-            names[i] = name + tokens_of([f" ({count[key]})"])[0]
+            number = plain_tokens(tokenizer, [f" ({count[key]})"])[0]
+            if tokenizer.unk_token_id in number:
+                raise PromptrecError(
+                    f"Two items are called {titles[i]!r} in the tokens of the model, which has "
+                    "none for numbers to tell them apart: use another backbone, or other titles."
+                )
+            names[i] = name[: None if most is None else most - len(number)] + number
         taken.add(tuple(names[i]))
     return names
 
 # %% ../../nbs/5_baselines/09_p5.ipynb #c013
+_LEAST_TITLE = 8  # tokens of a title that a prompt must have room for
+
+
 class P5Prompts(PromptEncoder):
     """Token ids of histories of one data set, titles as words. `compact`: number only the tokens
     that occur, those `kept` of the tokenizer's. `pieces` holds all parts of prompts end to end,
-    part i from `at[i]` on: V names, the right parts by kind, then head, left and tail.
+    part i from `at[i]` on: V names, the rows of `right`, then head, left and tail.
     """
 
     def __init__(
@@ -115,17 +123,17 @@ class P5Prompts(PromptEncoder):
                 {"mask_token": "<extra_id_0>", "cls_token": "</s>", "sep_token": "</s>"}
             )
         super().__init__(ds, tokenizer, max_tokens)
-        # SentencePiece puts "▁" before a comma that begins a text
-        space = tokenizer.get_vocab().get("▁")
-        rights = [r[int(r[0] == space) :] for r in np.split(self.right, self.right_at[1:-1])]
-        names = item_names(ds.titles, tokenizer, title_tokens)
         self.head = self.head[1:]  # a T5 has no token before a text
         self.left = self.left[:-1]  # the title's words follow, not a mark
+        names = self._names(ds, tokenizer, title_tokens)
+        # SentencePiece puts "▁" before a comma that begins a text
+        space = tokenizer.get_vocab().get("▁")
+        rights = np.split(self.right, self.right_at[1:-1])
+        rights = [row[row[:1].tolist() == [space] :] for row in rights]
         pieces = [np.array(name) for name in names]
         pieces += [*rights, self.head, self.left, self.tail]
         self.at = offsets_of(np.array([len(p) for p in pieces]))
         self.n_items = len(names)
-        self._check_longest(ds)
         tokens = np.concatenate(pieces)
         self.kept = np.unique(np.r_[self.pad_id, tokens]) if compact else np.arange(len(tokenizer))
         self.pieces = np.searchsorted(self.kept, tokens)
@@ -138,17 +146,21 @@ class P5Prompts(PromptEncoder):
             begins = [not t.startswith("##") for t in text]
         self.begins = torch.tensor(begins)  # which tokens begin a word
 
-    def _check_longest(self, ds: Dataset) -> None:
-        "Set `budget`; raises if an item's longest statement does not fit."
-        n = np.diff(self.at)
-        right = n[self.n_items : -3].reshape(-1, len(self.ratings) + 1).max(1)
-        longest = len(self.left) + (n[: self.n_items] + right[self.genre]).max()
-        self.check_budget(ds, longest, ", or fewer title_tokens")
+    def _names(
+        self, ds: Dataset, tokenizer: PreTrainedTokenizerBase, title_tokens: int
+    ) -> list[list[int]]:
+        "Tokens of the titles, and the table `right` of what has room beside them."
+        self.set_room(ds, least=min(title_tokens, _LEAST_TITLE))
+        longest = min(title_tokens, self.room)
+        names = item_names(ds.titles, tokenizer, longest, self.room)
+        cut = np.array([len(ids) for ids in plain_tokens(tokenizer, ds.titles)]) > longest
+        self.tabulate(ds, tokenizer, np.array([len(name) for name in names]), cut)
+        return names
 
     def statement_lengths(self, h: Histories) -> np.ndarray:
         "Tokens of each interaction's statement [n]."
         n = np.diff(self.at)
-        return len(self.left) + n[h.item] + n[self.n_items + self.kinds(h)]
+        return len(self.left) + n[h.item] + n[self.n_items + self.kinds(h)].sum(1)
 
     def batch(self, h: Histories) -> dict:
         """Prompts of histories that fit the budget (`truncate_histories`): `input_ids`,
@@ -157,14 +169,15 @@ class P5Prompts(PromptEncoder):
         B, n = len(h), len(h.item)
         tail = len(self.at) - 2
         left, head = tail - 1, tail - 2
-        # the parts of all prompts end to end: head, (left, title, right) for each interaction, tail
-        edge = 3 * h.offsets + 2 * np.arange(B + 1)
-        at = 3 * np.arange(n) + 2 * np.repeat(np.arange(B), h.lengths) + 1
-        part = np.full(3 * n + 2 * B, left)
+        # the parts of all prompts end to end: head; left, title, genres and rating for each
+        # interaction; tail
+        edge = 4 * h.offsets + 2 * np.arange(B + 1)
+        at = 4 * np.arange(n) + 2 * np.repeat(np.arange(B), h.lengths) + 1
+        part = np.full(4 * n + 2 * B, left)
         part[edge[:-1]] = head
         part[edge[1:] - 1] = tail
         part[at + 1] = h.item
-        part[at + 2] = self.n_items + self.kinds(h)
+        part[at[:, None] + (2, 3)] = self.n_items + self.kinds(h)
         lengths = np.diff(offsets_of(np.diff(self.at)[part])[edge])
         tokens = self.pieces[ragged_arange(self.at[part], self.at[part + 1])]
         ids = padded(tokens, lengths, self.pad_id)

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..core import offsets_of
+from .prompts import plain_tokens
 
 # %% ../../nbs/4_mibert/02_titles.ipynb #c005
 def mean_of_words(
@@ -23,9 +24,7 @@ def mean_of_words(
     `words` [vocabulary, d] is the backbone's table. A title without a piece is the unknown token.
     """
     unknown = tokenizer.unk_token_id or tokenizer.mask_token_id
-    pieces = [
-        ids or [unknown] for ids in tokenizer(list(titles), add_special_tokens=False)["input_ids"]
-    ]
+    pieces = [ids or [unknown] for ids in plain_tokens(tokenizer, titles)]
     flat = torch.tensor(np.concatenate(pieces))
     starts = torch.from_numpy(offsets_of(np.array([len(ids) for ids in pieces]))[:-1])
     return F.embedding_bag(flat, words.detach(), starts, mode="mean")
