@@ -147,8 +147,9 @@ def _too_many(split: Split, n: int, kind: str) -> str:
     if split.repeats == "keep" or not most:
         return f"{says}: ask for candidates='full'."
     return (
-        f"{says}: ask for candidates='full', or let what users have seen be candidates too, with "
-        f"repeats='keep' and candidates='{kind}-{most}'."
+        f"{says}: let what users have seen be candidates too, with repeats='keep' and "
+        f"candidates='{kind}-{most}', or ask for candidates='full', where who touched every item "
+        "counts as a hit."
     )
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c016
