@@ -163,7 +163,8 @@ def find_dataset(
     given: str,  # a name of `DATASETS` as people write it, or the path of a folder or an archive
     data_dir: str | Path | None = None,  # where a folder is looked for too; None: PROMPTREC_DATA
 ) -> tuple[str, Path | None]:
-    """What records call a data set, and the folder that has it where a path was given, else None.
+    """What records call a data set, and the folder or archive that has it where it is known by a
+    path, else None.
 
     Raises `PromptrecError` for what is neither a name nor a path of data, and says what to give.
     """
@@ -177,7 +178,7 @@ def find_dataset(
     if not path.exists() and place:
         path = project_path(place) / given
     if path.is_file():
-        return _in_file(path), path.parent
+        return _in_file(path), path
     if path.is_dir():
         return _in_folder(path), path
     raise _unknown(given)
@@ -215,9 +216,11 @@ def load_dataset(
     words: dict[str, str] | None = None,  # the prompt's prefix, verb, noun, where other than usual
 ) -> Dataset:
     "A data set, read and filtered; what each filter left is in `steps`."
-    name, folder = find_dataset(given, data_dir)
+    name, path = find_dataset(given, data_dir)
+    if path is not None:
+        data_dir = path if path.is_dir() else path.parent
     recipe = recipe_of(name)
-    ds = recipe.read(name, folder or data_dir)
+    ds = recipe.read(name, data_dir)
     for keep in recipe.filters:
         ds = keep(ds)
     return replace(ds, domain=with_words(ds.domain, words)) if words else ds

@@ -28,7 +28,7 @@ from ..baselines.linear import Ease, ItemKnn
 from ..baselines.morec import MoRec
 from ..baselines.p5 import P5
 from ..baselines.sasrec import SasRec
-from ..core import PromptrecError, check_name, project_path
+from ..core import PromptrecError, known_name, project_path
 from ..evaluation.recommender import Recommender
 from ..evaluation.split import PARTS
 from ..mibert.model import MiBert
@@ -40,8 +40,8 @@ PRESETS = ("paper", "quick", "tiny")
 
 
 def pick_preset(name: str) -> str:
-    "`name`, or for 'auto': 'paper' where there is a GPU, 'quick' where there is none."
-    check_name("preset", name, ("auto", *PRESETS))
+    "The preset meant; for 'auto' it is 'paper' where there is a GPU, 'quick' where there is none."
+    name = known_name("preset", name, ("auto", *PRESETS))
     if name != "auto":
         return name
     return "paper" if torch.cuda.is_available() else "quick"
@@ -189,7 +189,8 @@ def find_model(given: str) -> tuple[str, Model]:
     """
     file, colon, class_name = given.rpartition(":")
     if not colon and not given.endswith(".py"):
-        return check_name("model", given, MODELS), MODELS[given]
+        name = known_name("model", given, MODELS)
+        return name, MODELS[name]
     if not colon:
         raise PromptrecError(f"{given} is a file: add the class, such as {given}:MyModel.")
     path = project_path(file)
