@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RowKey', 'RANKINGS', 'COST_TEXTS', 'model_label', 'printed_label', 'preset_label', 'data_label', 'run_key',
            'row_label', 'language_model', 'Results', 'read_users', 'read_results', 'Measure', 'measure', 'compare_rows',
-           'signed', 'standing', 'clock', 'run_seconds', 'device_name', 'is_capped', 'reading_model', 'about_runs',
-           'costs', 'epochs_table']
+           'signed', 'standing', 'clock', 'run_seconds', 'device_name', 'is_capped', 'reading_model', 'repeats_text',
+           'about_runs', 'costs', 'epochs_table']
 
 # %% ../../nbs/8_reproduction/02_rows.ipynb #209dc182
 import json
@@ -60,8 +60,8 @@ def preset_label(config: dict[str, Any]) -> str:
 
 
 def data_label(config: dict[str, Any], paper: str) -> str:
-    "The data set of a run, and what is not the paper's about its split and candidates."
-    usual = paper_of(paper)["setting"]
+    "The data set of a run, and what is not the paper's about its split, candidates and repeats."
+    usual = paper_of(paper)["setting"] | {"repeats": None}  # a config names no rule but keep, drop
     more = [f"{k}={config.get(k)}" for k, value in usual.items() if config.get(k) != value]
     return config["dataset"] + (f" ({', '.join(more)})" if more else "")
 
@@ -73,7 +73,7 @@ def run_key(config: dict[str, Any]) -> str:
     return json.dumps([*map(config.get, ("model", "preset", "settings")), loop], sort_keys=True)
 
 
-_SETTING = ("split", "candidates", "max_history")
+_SETTING = ("split", "candidates", "max_history", "repeats")
 
 
 def row_label(config: dict[str, Any], paper: str) -> str | None:
@@ -307,6 +307,12 @@ def reading_model(config: dict[str, Any], setting: str = "llm") -> str:
     return (settings[setting] or "a random start") + (f", {blocks} blocks" if blocks else "")
 
 
+def repeats_text(run: dict[str, Any]) -> str:
+    "'mask, 22.6%': what a run makes of items seen before, and how many of its targets are such."
+    about = run.get("repeats")  # which records before it lack
+    return f"{about['rule']}, {about['share']:.1%}" if about else "mask"
+
+
 def about_runs(runs: list[dict[str, Any]]) -> dict[str, str]:
     "What a row says of its runs besides metrics; of the time the least of the seeds, by device."
     epochs = [(len(r["seconds_per_epoch"]), " (its cap)" * is_capped(r)) for r in runs]
@@ -321,6 +327,7 @@ def about_runs(runs: list[dict[str, Any]]) -> dict[str, str]:
         "language model": "; ".join(sorted(models[1])),
         "time a run": "; ".join(clock(times[d]) for d in sorted(times)),
         "device": "; ".join(sorted(times)),
+        "repeats": "; ".join(sorted({repeats_text(r) for r in runs})),
     }
 
 # %% ../../nbs/8_reproduction/02_rows.ipynb #e27e5b92

@@ -20,6 +20,7 @@ from ..evaluation.choice import RANK_COLUMNS
 from ..evaluation.stats import holm
 from ..experiments.grid import GRID, runs_of
 from ..experiments.registry import PRESETS
+from ..experiments.run import Run
 from .published import all_figures, printed_table
 from promptrec.reproduction.rows import (
     COST_TEXTS,
@@ -118,7 +119,8 @@ def results_table(results: Results, table: str) -> pd.DataFrame:
         dataset, model = given["dataset"], model_label(given)
         at, key = (dataset, printed_label(given)), (dataset, model, preset)
         row = {"data set": dataset, "model": model, "preset": preset or "not run"}
-        row |= about_runs(runs) if runs else {"command": run_command(given, spec["grid"])}
+        not_run = {"command": run_command(given, spec["grid"]), "repeats": Run.repeats}
+        row |= about_runs(runs) if runs else not_run
         out.append(row | {c: _cell(results, table, at, key, s) for c, s in cells.items()})
     columns = ["model", "preset", "seeds", *sources, "command"]
     return (
@@ -217,7 +219,8 @@ def page_tables(table: pd.DataFrame, parts: list[list[str]]) -> list[tuple[str, 
     rows, pages = [c for c in ("model", "preset") if c in table], []
     for title, *columns in parts:
         filled = [c for c in columns if c in table and (table[c] != "").any()]
-        page = table[(table[filled] != "").any(axis=1)]
+        telling = [c for c in filled if c != "repeats"]  # a rule has each row, run or not
+        page = table[(table[telling] != "").any(axis=1)]
         pages += [(title, page[[*rows, *filled]])] if filled else []
     return pages
 
