@@ -309,22 +309,41 @@ def test_a_line_that_is_no_object_is_named_and_never_run(line, file, tmp_path):
 @pytest.mark.parametrize(
     "review, says",
     [
-        ({"reviewerID": None}, "no user or no product"),
-        ({"asin": ""}, "no user or no product"),
+        ({"reviewerID": None}, "reviews without user or product"),
+        ({"asin": ""}, "reviews without user or product"),
+        ({"overall": 0}, "ratings that are not from 1 to 5"),
+        ({"overall": 5.5}, "ratings that are not from 1 to 5"),
+        ({"overall": float("inf")}, "ratings that are not from 1 to 5"),
+        ({"unixReviewTime": 0}, "times that are not from 1995 to 2014"),
+        ({"unixReviewTime": -1}, "times that are not from 1995 to 2014"),
+        ({"unixReviewTime": None}, "times that are not from 1995 to 2014"),
+        ({"unixReviewTime": 10_000 * DAY * 1000}, "times that are not from 1995 to 2014"),
+    ],
+)
+@pytest.mark.parametrize("blank", ["", "\n\n"])
+def test_an_impossible_review_is_dropped_and_two_of_few_are_an_error(review, says, blank, tmp_path):
+    good = {"reviewerID": "ann", "asin": "B1", "overall": 5, "unixReviewTime": 10_000 * DAY}
+    wrong = json.dumps(good | review)
+    path = tmp_path / "reviews_X_5.json.gz"
+    text = f"{json.dumps(good)}\n{blank}{wrong}\n{json.dumps(good)}"
+    path.write_bytes(gzip.compress(text.encode()))
+    rows, notes = read_reviews(path, 2014)
+    assert len(rows) == 2 and notes == {f"{says} dropped": 1}
+    path.write_bytes(gzip.compress(f"{text}\n{wrong}".encode()))
+    with pytest.raises(PromptrecError, match=f"line {2 + len(blank)}: {says} .2 of 4 rows"):
+        read_reviews(path, 2014)
+
+
+@pytest.mark.parametrize(
+    "review, says",
+    [
         ({"reviewerID": 7}, "field 'reviewerID' is not string"),
-        ({"overall": 0}, "from 1 to 5"),
-        ({"overall": 5.5}, "from 1 to 5"),
         ({"overall": "five"}, "field 'overall' is not double"),
-        ({"overall": float("inf")}, "from 1 to 5"),
-        ({"unixReviewTime": 0}, "not a time"),
-        ({"unixReviewTime": -1}, "not a time"),
-        ({"unixReviewTime": None}, "not a time"),
-        ({"unixReviewTime": 10_000 * DAY * 1000}, "not a time"),
         ({"unixReviewTime": "x"}, "'unixReviewTime' is not int64"),
     ],
 )
 @pytest.mark.parametrize("blank", ["", "\n\n"])
-def test_an_impossible_review_is_named_by_its_line(review, says, blank, tmp_path):
+def test_a_field_of_another_kind_is_named_by_its_line(review, says, blank, tmp_path):
     good = {"reviewerID": "ann", "asin": "B1", "overall": 5, "unixReviewTime": 10_000 * DAY}
     path = tmp_path / "reviews_X_5.json.gz"
     path.write_bytes(
@@ -343,14 +362,11 @@ def test_an_impossible_review_is_named_by_its_line(review, says, blank, tmp_path
         (2014, "ann,B1,5.0,1,2", "not user"),
         (2014, ",B1,5.0,864000000", "not user"),
         (2014, "ann,B1,,864000000", "not user"),
-        (2014, "ann,B1,6.0,864000000", "from 1 to 5"),
-        (2014, "B1,ann,5.0,12", "not a time"),
         (2018, "B1,ann,nan,864000000", "not item, user"),
-        (2023, "ann,B1,5.0,864000000", "not a time"),
         (2023, "ann,B1,5.0", "not user, item"),
     ],
 )
-def test_an_impossible_row_is_named_by_its_line(year, line, says, tmp_path):
+def test_a_malformed_row_is_named_by_its_line(year, line, says, tmp_path):
     (tmp_path / "X.csv").write_text(
         "\n".join(
             [",".join(NEW)] * (year == 2023)
@@ -361,9 +377,31 @@ def test_an_impossible_row_is_named_by_its_line(year, line, says, tmp_path):
         read_reviews(tmp_path / "X.csv", year)
 
 
+@pytest.mark.parametrize(
+    "year, line, says",
+    [
+        (2014, "ann,B1,6.0,864000000", "ratings that are not from 1 to 5"),
+        (2014, "B1,ann,5.0,12", "times that are not from 1995 to 2014"),
+        (2023, "ann,B1,0,864000000000", "ratings that are not from 1 to 5"),
+        (2023, "ann,B1,5.0,864000000", "times that are not from 1995 to 2023"),
+    ],
+)
+def test_an_impossible_row_is_dropped_and_two_of_few_are_an_error(year, line, says, tmp_path):
+    head = [",".join(NEW)] * (year == 2023)
+    good = f"ann,B1,5.0,{864_000_000 * (1000 if year == 2023 else 1)}"
+    (tmp_path / "X.csv").write_text("\n".join([*head, good, line]))
+    rows, notes = read_reviews(tmp_path / "X.csv", year)
+    assert len(rows) == 1 and notes == {f"{says} dropped": 1}
+    (tmp_path / "X.csv").write_text("\n".join([*head, good, line, line]))
+    with pytest.raises(PromptrecError, match=f"line {len(head) + 2}: {says} .2 of 3 rows"):
+        read_reviews(tmp_path / "X.csv", year)
+
+
 def test_a_product_without_an_id_is_named(tmp_path):
     (tmp_path / "meta.json").write_text("{'asin': 'B1'}\n\n{'title': 'x'}")
-    with pytest.raises(PromptrecError, match="line 3: no product id"):
+    assert read_products(tmp_path / "meta.json", 2014)[1] == {"products without an id dropped": 1}
+    (tmp_path / "meta.json").write_text("{'asin': 'B1'}\n\n{'title': 'x'}\n{'title': 'y'}")
+    with pytest.raises(PromptrecError, match="line 3: products without an id"):
         read_products(tmp_path / "meta.json", 2014)
 
 

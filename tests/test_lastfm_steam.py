@@ -251,7 +251,7 @@ def test_lastfm_times_of_the_collection(tmp_path):
 
 def test_lastfm_only_bogus_times(tmp_path):
     write_lastfm(tmp_path, [(1, 1, 1, -1)], {1: "a"}, {1: "t"})
-    with pytest.raises(PromptrecError, match="no interactions"):
+    with pytest.raises(PromptrecError, match="line 2: impossible times .1 of 1 rows"):
         read_lastfm(data_dir=tmp_path)
 
 
@@ -431,9 +431,12 @@ WRONG = {
 
 @pytest.mark.parametrize("name, day", [(name, day) for name, days in WRONG.items() for day in days])
 def test_steam_impossible_days(tmp_path, name, day):
-    folder = write_steam(
-        tmp_path, name, [("u", "10", DAY), ("v", "20", day), ("w", "20", DAY)], GAMES
-    )
+    rows = [("u", "10", DAY), ("v", "20", day), ("w", "20", DAY)]
+    folder = write_steam(tmp_path, name, rows, GAMES)
+    ds = read_steam(name, tmp_path)
+    assert sequences(ds) == {"u": ["10"], "w": ["20"]}
+    assert ds.notes == {"reviews with an impossible date dropped": 1}
+    write_steam(tmp_path, name, [*rows, ("w", "10", day)], GAMES)
     with pytest.raises(PromptrecError) as e:
         read_steam(name, tmp_path)
     assert f"{folder / STEAM[name]}: review 2 has the date {day!r}" in str(e.value)
@@ -441,19 +444,15 @@ def test_steam_impossible_days(tmp_path, name, day):
 
 @pytest.mark.parametrize("name", STEAM)
 def test_steam_reviews_without_user_or_game(tmp_path, name):
-    rows = [
-        ("u", "10", DAY),
-        ("", "20", DAY),
-        (None, "20", DAY),
-        ("v", "", DAY),
-        ("v", None, DAY),
-        ("w", "20", DAY),
-    ]
-    write_steam(tmp_path, name, rows, GAMES)
-    ds = read_steam(name, tmp_path)
-    assert sequences(ds) == {"u": ["10"], "w": ["20"]} and ds.notes == {
-        "reviews without user or game dropped": 4
-    }
+    for nobody in [("", "20"), (None, "20"), ("v", ""), ("v", None)]:
+        rows = [("u", "10", DAY), (*nobody, DAY), ("w", "20", DAY)]
+        write_steam(tmp_path, name, rows, GAMES)
+        ds = read_steam(name, tmp_path)
+        assert sequences(ds) == {"u": ["10"], "w": ["20"]}
+        assert ds.notes == {"reviews without user or game dropped": 1}
+    write_steam(tmp_path, name, [*rows, rows[1]], GAMES)
+    with pytest.raises(PromptrecError, match="reviews without user or game .2 of 4 rows are odd"):
+        read_steam(name, tmp_path)
     assert ds.items[["title", "genres"]].values.tolist() == [
         ["Sam & Max", ("Action",)],
         ["Gon' E-Choo!", ("a", "b", "c")],

@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from ..core import check_name
+from ..core import PromptrecError, check_name
 from .dataset import DOMAINS, Dataset, make_dataset
 from .download import SOURCES, locate
-from .parsing import bad_line, read_bytes, read_objects, read_table
+from .parsing import bad_line, drop_odd, read_bytes, read_objects, read_table
 
 # %% ../../nbs/1_data/06_amazon.ipynb #d001
 _REVIEW_TYPES = {
@@ -63,12 +63,15 @@ def _line_number(path: Path, row: int) -> int:
     return [number for number, line in lines if line.strip()][row]
 
 
-def _refuse(path: Path, wrong: dict[str, pd.Series], header: bool = False) -> None:
-    "Raise for the first row that one of the masks in `wrong` marks: what is wrong -> bool [n]."
-    found = [(int(mask.argmax()), says) for says, mask in wrong.items() if mask.any()]
-    if found:
-        row, says = min(found)
-        raise bad_line(path, _line_number(path, row + header), says)
+def _drop_odd_lines(
+    path: Path, rows: pd.DataFrame, odd: dict[str, pd.Series], header: bool = False
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    "The rows of a file without the odd ones, and notes; raises for the first where they are many."
+
+    def refuse(row: int, says: str) -> PromptrecError:
+        return bad_line(path, _line_number(path, row + header), says)
+
+    return drop_odd(rows, odd, refuse)
 
 
 def _has_gap(table: pd.DataFrame) -> pd.Series:
@@ -76,11 +79,12 @@ def _has_gap(table: pd.DataFrame) -> pd.Series:
     return (table.isna() | (table == "")).any(axis=1)
 
 # %% ../../nbs/1_data/06_amazon.ipynb #c011
-def read_reviews(path: Path, year: int) -> pd.DataFrame:
-    """The reviews of a file of release `year`, CSV or JSON lines, in the order of the file.
+def read_reviews(path: Path, year: int) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The reviews of a file of release `year`, CSV or JSON lines, in the order of the file, and
+    notes on impossible ones that were dropped.
 
     Columns user, item, rating (stars, NaN where missing), timestamp (seconds since 1970). Raises
-    `PromptrecError` at the first line that is malformed or impossible.
+    `PromptrecError` at the first line that is malformed, or where impossible ones are many.
     """
     release = _RELEASES[year]
     header = b""
@@ -95,13 +99,12 @@ def read_reviews(path: Path, year: int) -> pd.DataFrame:
     begin = pd.Timestamp("1995-01-01").timestamp()
     end = pd.Timestamp(f"{year + 1}-01-01").timestamp()
     stars = rows["rating"]
-    wrong = {
-        "no user or no product": _has_gap(rows[["user", "item"]]),
-        "a rating that is not from 1 to 5": stars.notna() & ~stars.between(1, 5),
-        f"not a time from 1995 to {year}": ~rows["timestamp"].between(begin, end),
+    odd = {
+        "reviews without user or product": _has_gap(rows[["user", "item"]]),
+        "ratings that are not from 1 to 5": stars.notna() & ~stars.between(1, 5),
+        f"times that are not from 1995 to {year}": ~rows["timestamp"].between(begin, end),
     }
-    _refuse(path, wrong, bool(header))
-    return rows[list(_REVIEW_TYPES)]
+    return _drop_odd_lines(path, rows[list(_REVIEW_TYPES)], odd, bool(header))
 
 # %% ../../nbs/1_data/06_amazon.ipynb #d011
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
@@ -147,8 +150,9 @@ def genres_of_paths(paths: list[list[list[str | None] | None] | None]) -> pd.Ser
     return genres.reindex(range(len(paths))).map(lambda g: g if isinstance(g, tuple) else ())
 
 # %% ../../nbs/1_data/06_amazon.ipynb #c020
-def read_products(path: Path, year: int) -> pd.DataFrame:
-    """The catalogue of release `year` in the order of the file: columns item, title, genres.
+def read_products(path: Path, year: int) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The catalogue of release `year` in the order of the file: columns item, title, genres; and
+    notes on products without an id, which are dropped.
 
     A missing title is empty. Raises `PromptrecError` at the first malformed line.
     """
@@ -165,8 +169,7 @@ def read_products(path: Path, year: int) -> pd.DataFrame:
             "genres": genres_of_paths(paths),
         }
     )
-    _refuse(path, {"no product id": _has_gap(items[["item"]])})
-    return items
+    return _drop_odd_lines(path, items, {"products without an id": _has_gap(items[["item"]])})
 
 # %% ../../nbs/1_data/06_amazon.ipynb #c025
 def read_amazon(
@@ -175,15 +178,15 @@ def read_amazon(
 ) -> Dataset:
     """Reviews of one category in one release, found or fetched by `locate`.
 
-    `notes` counts what was repaired. Raises `PromptrecError` with file and line of what is
-    malformed.
+    `notes` counts what was repaired or dropped. Raises `PromptrecError` with file and line of what
+    is malformed.
     """
     check_name("Amazon data set", name, AMAZON_SETS)
     folder, year = locate(name, data_dir), AMAZON_SETS[name]
     whole = [w for w in SOURCES[name].ways if all((folder / f).is_file() for f in w.files)]
     reviews, products = whole[0].files
-    rows = read_reviews(folder / reviews, year)
-    items = read_products(folder / products, year)
+    rows, odd_reviews = read_reviews(folder / reviews, year)
+    items, odd_products = read_products(folder / products, year)
     repeated = rows.duplicated(["user", "item", "timestamp"])
     listed = pd.Series(rows["item"].unique()).isin(items["item"])
     counts = {
@@ -192,5 +195,5 @@ def read_amazon(
         "products listed twice": items["item"].duplicated().sum(),
         "items that the catalogue lacks": (~listed).sum(),
     }
-    notes = {says: int(n) for says, n in counts.items() if n}
+    notes = {says: int(n) for says, n in counts.items() if n} | odd_reviews | odd_products
     return make_dataset(name, DOMAINS["shopping"], rows[~repeated], items, notes)

@@ -14,13 +14,16 @@ import pyarrow as pa
 from ..core import PromptrecError
 from .dataset import DOMAINS, Dataset, make_dataset
 from .download import locate
-from .parsing import bad_line, first_numbers, read_fields, read_table
+from .parsing import bad_line, drop_odd, first_numbers, read_fields, read_table
 
 # %% ../../nbs/1_data/07_lastfm.ipynb #d001
+_TAGGED = "user_taggedartists-timestamps.dat"
+
+
 def _read_tagged(folder: Path) -> pd.DataFrame:
     "Tag assignments in the order of the file: columns user, item, tag, timestamp (milliseconds)."
     return read_table(
-        folder / "user_taggedartists-timestamps.dat",
+        folder / _TAGGED,
         b"\t",
         dict.fromkeys(["user", "item", "tag", "timestamp"], pa.int64()),
         b"userID\tartistID\ttagID\ttimestamp",
@@ -76,14 +79,16 @@ _LATEST = pd.Timestamp("2011-06-01").timestamp()  # the release is of May 2011
 LASTFM_COLLECTED = pd.Timestamp("2011-05-01", tz="+02:00").timestamp()  # month of the collection
 
 
-def _interactions(tagged: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
-    "One row for each user, artist and time (seconds); and how much was dropped, changed or joined."
+def _interactions(path: Path, tagged: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """One row for each user, artist and time (seconds); and how much was dropped, changed or
+    joined. `tagged` are the lines of the file at `path`.
+    """
     rows = tagged[["user", "item"]].assign(timestamp=tagged["timestamp"] / 1000)
-    possible = rows[rows["timestamp"].between(_EARLIEST, _LATEST)]
+    odd = {"impossible times": ~rows["timestamp"].between(_EARLIEST, _LATEST)}
+    possible, notes = drop_odd(rows, odd, lambda row, says: bad_line(path, row + 2, says))
     months = possible["timestamp"].clip(upper=LASTFM_COLLECTED)
     once = possible.assign(timestamp=months).drop_duplicates()
-    return once, {
-        "impossible times dropped": len(rows) - len(possible),
+    return once, notes | {
         "times of the collection, now its month": int(
             (possible["timestamp"] > LASTFM_COLLECTED).sum()
         ),
@@ -122,7 +127,7 @@ def read_lastfm(
         raise PromptrecError(f"Unknown Last.fm release {name!r}. Known: lastfm.")
     folder = locate(name, data_dir)
     tagged, artists = _read_tagged(folder), _read_artists(folder)
-    rows, notes = _interactions(tagged)
+    rows, notes = _interactions(folder / _TAGGED, tagged)
     genres, more = _genres(tagged, _read_tags(folder))
     items = pd.DataFrame({"item": list(artists), "title": list(artists.values())})
     items["genres"] = items["item"].map(genres)

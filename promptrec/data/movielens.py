@@ -17,7 +17,15 @@ import pyarrow as pa
 from ..core import PromptrecError, check_name
 from .dataset import DOMAINS, Dataset, make_dataset
 from .download import locate
-from .parsing import bad_line, first_numbers, read_csv_fields, read_fields, read_table
+from promptrec.data.parsing import (
+    bad_line,
+    drop_odd,
+    first_numbers,
+    impossible_times,
+    read_csv_fields,
+    read_fields,
+    read_table,
+)
 from .safe_pickle import read_pickled_frame
 
 # %% ../../nbs/1_data/05_movielens.ipynb #c005
@@ -35,6 +43,25 @@ def read_ratings(path: Path, sep: bytes, header: bytes = b"") -> pd.DataFrame:
     Raises `PromptrecError` at the first malformed line, see `read_table`.
     """
     return read_table(path, sep, _RATING_TYPES, header)
+
+# %% ../../nbs/1_data/05_movielens.ipynb #e501
+_FIRST_LINES = {"u.data": 1, "ml-100k.inter": 2, "ratings.dat": 1, "ratings.csv": 2}  # of ratings
+
+
+def _drop_odd_ratings(folder: Path, ratings: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    "The ratings that can be true, and notes on the others; raises where these are many."
+    odd = {
+        "ratings outside 0.5 to 5": ~ratings["rating"].between(0.5, 5),
+        "impossible times": impossible_times(ratings["timestamp"].to_numpy(np.float64)),
+    }
+
+    def refuse(row: int, says: str) -> PromptrecError:
+        for file, first in _FIRST_LINES.items():
+            if (folder / file).is_file():
+                return bad_line(folder / file, row + first, says)
+        return PromptrecError(f"{folder}, rating {row + 1}: {says}. Fetch the files again.")
+
+    return drop_odd(ratings, odd, refuse)
 
 # %% ../../nbs/1_data/05_movielens.ipynb #d003
 def _check_catalogue(
@@ -183,9 +210,11 @@ def read_movielens(
     """A release of MovieLens, found or fetched by `locate`.
 
     Movies that nobody rated are counted in `listed` and left out. A rated movie that the catalogue
-    lacks has its number as title and is counted in `notes`. Raises `PromptrecError` with file and
-    line for a malformed line.
+    lacks has its number as title; `notes` count these, and ratings that cannot be and were dropped.
+    Raises `PromptrecError` with file and line for a malformed line.
     """
     check_name("MovieLens release", name, MOVIELENS_READERS)
-    ratings, items = MOVIELENS_READERS[name](locate(name, data_dir))
-    return make_dataset(name, DOMAINS["movies"], ratings, items)
+    folder = locate(name, data_dir)
+    ratings, items = MOVIELENS_READERS[name](folder)
+    ratings, notes = _drop_odd_ratings(folder, ratings)
+    return make_dataset(name, DOMAINS["movies"], ratings, items, notes)

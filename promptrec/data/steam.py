@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from ..core import PromptrecError, check_name
 from .dataset import DOMAINS, Dataset, make_dataset
 from .download import locate
-from .parsing import read_objects
+from .parsing import drop_odd, read_objects
 
 # %% ../../nbs/1_data/08_steam.ipynb #d001
 _MOST_TAGS = 3
@@ -57,19 +57,9 @@ def _read_games(path: Path) -> tuple[pd.DataFrame, dict[str, int]]:
 _STEAM_OPENED = pd.Timestamp("2003-09-12")
 
 
-def _seconds(path: Path, text: pd.Series, day: pd.Series) -> pd.Series:
-    """`day` in seconds since 1970.
-
-    Raises `PromptrecError` with the first `text` whose day is missing or before Steam opened.
-    """
-    wrong = day.isna() | (day < _STEAM_OPENED)
-    if wrong.any():
-        first = int(wrong.argmax())
-        raise PromptrecError(
-            f"{path}: review {first + 1} has the date {text.iloc[first]!r}, which cannot be. "
-            "Repair the line or fetch the file again."
-        )
-    return day.astype("datetime64[s]").astype("int64")
+def _seconds(day: pd.Series) -> pd.Series:
+    "Days in seconds since 1970, float64; NaN where the day is missing or before Steam opened."
+    return (day.where(day >= _STEAM_OPENED) - pd.Timestamp(0)).dt.total_seconds()
 
 # %% ../../nbs/1_data/08_steam.ipynb #d002
 _YEAR_COLLECTED = 2016
@@ -80,10 +70,9 @@ _MONTHS = {name: number for number, name in enumerate(_MONTH_NAMES.split(), 1)}
 _POSTED = r"^Posted (?P<month>[A-Z][a-z]+) (?P<day>[0-9]{1,2})(?:, (?P<year>20[0-9]{2}))?\.$"
 
 
-def _posted_seconds(path: Path, text: pd.Series) -> tuple[pd.Series, int]:
-    """Seconds since 1970 of "Posted November 5, 2011." or "Posted February 3.".
-
-    Also how many have no year.
+def _posted_seconds(text: pd.Series) -> tuple[pd.Series, int]:
+    """Seconds since 1970 of "Posted November 5, 2011." or "Posted February 3.", NaN of what cannot
+    be. Also how many have no year.
     """
     parts = text.str.extract(_POSTED)
     year = parts["year"].astype(float)
@@ -95,7 +84,7 @@ def _posted_seconds(path: Path, text: pd.Series) -> tuple[pd.Series, int]:
         }
     )
     day = pd.to_datetime(dates, errors="coerce").mask(year >= _YEAR_COLLECTED)
-    return _seconds(path, text, day), int(year.isna().sum())
+    return _seconds(day), int((year.isna() & day.notna()).sum())
 
 # %% ../../nbs/1_data/08_steam.ipynb #c014
 _AUSTRALIAN_FIELDS = {
@@ -105,7 +94,7 @@ _AUSTRALIAN_FIELDS = {
 
 
 def _read_australian(path: Path) -> tuple[pd.DataFrame, dict[str, int]]:
-    "A user a line with nested reviews: columns user, item, posted, timestamp; and notes."
+    "A user a line with nested reviews: columns user, item, date, timestamp; and notes."
     table = read_objects(path, _AUSTRALIAN_FIELDS)
     table = table.combine_chunks()  # `list_parent_indices` counts from 0 in each chunk
     nested = table.column("reviews")
@@ -117,8 +106,8 @@ def _read_australian(path: Path) -> tuple[pd.DataFrame, dict[str, int]]:
             "posted": pc.struct_field(flat, "posted"),
         }
     ).to_pandas()
-    rows["timestamp"], without_year = _posted_seconds(path, rows["posted"])
-    return rows, {"dates without a year": without_year}
+    rows["timestamp"], without_year = _posted_seconds(rows["posted"])
+    return rows.rename(columns={"posted": "date"}), {"dates without a year": without_year}
 
 # %% ../../nbs/1_data/08_steam.ipynb #c016
 def _read_large(path: Path) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -128,7 +117,7 @@ def _read_large(path: Path) -> tuple[pd.DataFrame, dict[str, int]]:
     rows = rows.rename(columns={"username": "user", "product_id": "item"})
     is_day = rows["date"].str.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}")
     day = pd.to_datetime(rows["date"].where(is_day), format="%Y-%m-%d", errors="coerce")
-    return rows.assign(timestamp=_seconds(path, rows["date"], day)), {}
+    return rows.assign(timestamp=_seconds(day)), {}
 
 # %% ../../nbs/1_data/08_steam.ipynb #c019
 _REVIEW_READERS: dict[str, tuple[str, Callable[[Path], tuple[pd.DataFrame, dict[str, int]]]]] = {
@@ -155,12 +144,20 @@ def read_steam(
         raise PromptrecError(
             f"{folder / file}: no review has both a user and a game. Fetch it again."
         )
-    once = rows.loc[known, ["user", "item", "timestamp"]].drop_duplicates()
-    items, left_out = _read_games(folder / "steam_games.json.gz")
-    notes |= {
-        "reviews without user or game dropped": int((~known).sum()),
-        "repeated reviews dropped": int(known.sum()) - len(once),
+    odd = {
+        "reviews without user or game": ~known,
+        "reviews with an impossible date": rows["timestamp"].isna(),
     }
-    notes |= left_out
+
+    def refuse(row: int, says: str) -> PromptrecError:
+        return PromptrecError(
+            f"{folder / file}: review {row + 1} has the date {rows['date'].iloc[row]!r}; {says}. "
+            "Fetch the file again."
+        )
+
+    kept, dropped = drop_odd(rows, odd, refuse)
+    once = kept[["user", "item", "timestamp"]].drop_duplicates()
+    items, left_out = _read_games(folder / "steam_games.json.gz")
+    notes |= dropped | {"repeated reviews dropped": len(kept) - len(once)} | left_out
     counted = {what: n for what, n in notes.items() if n}
     return make_dataset(name, DOMAINS["games"], once, items, counted)
