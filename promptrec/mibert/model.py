@@ -24,7 +24,7 @@ from ..data.dataset import Dataset
 from ..evaluation.recommender import Recommender, load_model, save_model, weights_hash
 from ..evaluation.split import Histories, Split, histories_at
 from .contrast import window_contrast
-from .encoder import load_encoder, load_tokenizer
+from .encoder import load_encoder, load_tokenizer, most_tokens
 from .fusion import Fusion
 from .interests import ShortTerm, long_term
 from .moe import MixtureOfExperts
@@ -290,16 +290,20 @@ class PromptWindowBatches:
         }
 
 # %% ../../nbs/4_mibert/08_model.ipynb #c021
-def _load_checked(settings: MiBertSettings, data_dir: str | Path | None) -> PreTrainedModel:
-    "The encoder of `settings`; raises if it has too few positions for their prompts."
+def _load_checked(
+    settings: MiBertSettings, data_dir: str | Path | None
+) -> tuple[PreTrainedModel, int | None]:
+    """The encoder of `settings`, and how many tokens it reads at most (None: any number); raises if
+    its prompts may be longer.
+    """
     encoder = load_encoder(settings.backbone, settings.layers, data_dir)
-    longest = getattr(encoder.config, "max_position_embeddings", settings.max_tokens)
-    if settings.max_tokens > longest:
+    longest = most_tokens(encoder)
+    if longest and settings.max_tokens > longest:
         raise PromptrecError(
             f"max_tokens={settings.max_tokens}, but {settings.backbone} reads at most {longest} "
             f"tokens. Use at most {longest}, or another backbone."
         )
-    return encoder
+    return encoder, longest
 
 
 def _batches_by_length(
@@ -354,9 +358,10 @@ class MiBert(Recommender):
         self.dataset = dataset
         self.settings = settings
         self.tokenizer = load_tokenizer(settings.backbone, data_dir)
-        encoder = _load_checked(settings, data_dir)
+        encoder, longest = _load_checked(settings, data_dir)
         self.base_weights = weights_hash(encoder)
-        self.prompts = PromptEncoder(dataset, self.tokenizer, settings.max_tokens)
+        self.prompts = PromptEncoder(dataset, self.tokenizer, settings.max_tokens, longest)
+        self.notes = self.prompts.notes
         words = encoder.get_input_embeddings().weight
         start = mean_of_words(dataset.titles, self.tokenizer, words)
         self.net = MiBertNet(encoder, start, settings)
