@@ -126,8 +126,8 @@ def _in_file(file: Path) -> str:
     if _has_own_tables(folder) or sources_in(folder):
         raise PromptrecError(f"{file} is a file. Give the folder that it is in: dataset={folder}.")
     raise PromptrecError(
-        f"{file} is a file. Give a folder with interactions.csv (user, item, timestamp, rating) and "
-        f"items.csv (item, title, genres): such as {folder / 'my-data'}, with this file in it as "
+        f"{file} is a file. Give a folder with interactions.csv (user, item, timestamp, rating) "
+        f"and items.csv (item, title, genres): such as {folder / 'my-data'}, with this file in it as "
         "interactions.csv (or .csv.gz, .parquet)."
     )
 

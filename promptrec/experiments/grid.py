@@ -21,9 +21,9 @@ from typing import Any
 
 import pandas as pd
 
-from ..core import PromptrecError, atomic_path, check_name, project_path
+from ..core import PromptrecError, atomic_path, known_name, project_path
 from ..evaluation.metrics import progress_bar
-from .records import read_record
+from .records import records_of
 from .registry import find_model, pick_preset
 from .run import Run, configure, split_of
 
@@ -162,9 +162,9 @@ def runs_of(
     """Parameters of the runs of some tables, without repeats, seed by seed; the papers' own
     backbones at the preset 'paper' alone.
     """
-    names = list(GRID) if tables == "all" else [name.strip() for name in tables.split(",")]
-    for name in names:
-        check_name("table", name, GRID)
+    names = list(GRID)
+    if tables.strip().lower() != "all":
+        names = [known_name("table", name, GRID) for name in tables.split(",")]
     preset = pick_preset(preset)
     wanted = [given for name in names for given in GRID[name] if runs_at(given, preset)]
     if models is not None:
@@ -221,7 +221,9 @@ def logged(command: list[str], log: Path, env: dict[str, str] | None = None) -> 
     return done.stdout, failure(done.returncode, said)
 
 # %% ../../nbs/7_experiments/05_grid.ipynb #9bf80ca2
-_ANEW = re.compile(r"was begun with other (?:(?:settings|code|packages)(?:, )?)+\.")
+_ANEW = re.compile(
+    r"was begun with other (?:(?:settings|code|packages|pre-trained weights)(?:, )?)+\."
+)
 
 
 def run_one(
@@ -261,7 +263,7 @@ def run_one(
     return ""
 
 # %% ../../nbs/7_experiments/05_grid.ipynb #48869473
-_MAKES_SPLIT = ("dataset", "split", "max_history", "t1", "t2", "prefix", "verb", "noun")
+_MAKES_SPLIT = ("dataset", "split", "repeats", "max_history", "t1", "t2", "prefix", "verb", "noun")
 
 
 def _protocol_of(config: dict[str, Any]) -> tuple[Any, ...]:
@@ -291,8 +293,8 @@ def check_data(
     one_each = {_protocol_of(run.config): run for run in configured}
     for protocol, run in one_each.items():
         kept = {}
-        for path in sorted((project_path(records) / run.config["dataset"]).glob("*-seed*.json")):
-            record = read_record(path)
+        paths = sorted((project_path(records) / run.config["dataset"]).glob("*-seed*.json"))
+        for path, record in records_of(paths):
             if _protocol_of(record["config"]) == protocol:
                 kept[path] = record
         hashes = _hashes(run) if kept else {}
@@ -303,7 +305,8 @@ def check_data(
                 raise PromptrecError(
                     f"{path} was made from other data than data_dir={held!r} holds, or what was "
                     f"fetched where that is None ({', '.join(other)}); no table takes both. Give "
-                    "the data_dir that the records were made from, or another folder of records."
+                    "the data_dir that the records were made from, or another folder of records and "
+                    "another out_dir."
                 )
 
 # %% ../../nbs/7_experiments/05_grid.ipynb #5bc79c03

@@ -316,7 +316,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
 @cache
 def leave_out(path: Path, why: str) -> None:
     "Say that the file of a record is left out, and why; once a process."
-    print(f"Left out: {path.name}: {why.removeprefix(f'{path}: ')}")
+    print(f"Left out: {path.name}: {why.removeprefix(f'{path}: ').partition(' Known: ')[0]}")
 
 
 def records_of(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:

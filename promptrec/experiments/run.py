@@ -166,8 +166,8 @@ _RUN_TYPES = {
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
-    """`value` if it is of type `kind`, or of one in `kind | None`; an int may stand for a float, and
-    for text: papermill makes a number of a folder called 2018.
+    """`value` if it is of type `kind`, or of one in `kind | None`; an int may stand for a float,
+    and for text: papermill makes a number of a folder called 2018.
     """
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     kinds = tuple(k for k in kinds if k is not NoneType)
@@ -246,8 +246,8 @@ def _with_pretrained(settings: Any, data_dir: str | None) -> Any:
         name, folder = find_backbone(given, data_dir)
         if folder is None and given.startswith(("/", "~", ".")):
             raise PromptrecError(
-                f"There is no folder {project_path(given)} for {setting}: give the path of one that "
-                "holds a model, its name in data_dir, or the name of a model."
+                f"There is no folder {project_path(given)} for {setting}: give the path of one "
+                "that holds a model, its name in data_dir, or the name of a model."
             )
         settings = replace(settings, **{setting: str(folder or name)})
     return settings
@@ -555,8 +555,8 @@ def check_record_of(run: Run, part: Dataset | Recommender) -> None:
         same, other = record.get("base_weights", base) == base, "pre-trained weights"
     if not same:
         raise PromptrecError(
-            f"{path} is the record of this run on other {other}. To keep it, choose another out_dir; "
-            "to replace it, delete it."
+            f"{path} is the record of this run on other {other}. To keep it, choose another "
+            "out_dir; to replace it, delete it."
         )
 
 
@@ -721,8 +721,8 @@ def _folder_of(run: Run, data: Prepared, model: Recommender) -> Path:
         if same_data and _is_same_run(record, run, model) and path.with_suffix("").is_dir():
             return path.with_suffix("")
     raise PromptrecError(
-        f"No trained model in {run.folder}, nor one of these settings on the same data under another "
-        f"name beside it: make the run again, with out_dir={run.out_dir}."
+        f"No trained model in {run.folder}, nor one of these settings on the same data under "
+        f"another name beside it: make the run again, with out_dir={run.out_dir}."
     )
 
 

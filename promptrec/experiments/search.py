@@ -19,8 +19,8 @@ import torch
 from promptrec.core import (
     PromptrecError,
     atomic_path,
-    check_name,
     describe_device,
+    known_name,
     project_path,
     rng,
 )
@@ -121,7 +121,8 @@ def trials(model: str, n: int, preset: str = "paper") -> list[dict[str, Any]]:
     """
     if type(n) is not int or n < 1:
         raise PromptrecError(f"trials={n!r} must be a whole number, 1 or more.")
-    space = SPACES[check_name("model to search", model, SPACES)]
+    model = known_name("model to search", model, SPACES)
+    space = SPACES[model]
     first: list[dict[str, Any]] = [{}, *_known_recipes(model, preset)]
     shape = [len(values) for values in space.values()]
     drawn = rng(0).permutation(math.prod(shape))[: max(0, n - len(first))]
@@ -193,10 +194,11 @@ def search(
         "model": model,
         "preset": preset,
         "data_dir": None if data_dir is None else str(data_dir),
-        "out_dir": str(Path(out_dir) / "search"),
+        "out_dir": str(project_path(out_dir) / "search"),
         "resume": True,
     }
     first = configure(**base)
+    model = first.model
     given = trials(model, n, first.preset)
     path = search_path(first, records)
     data = prepare(first)
