@@ -20,7 +20,7 @@ from .sasrec import SasRecNet, SasRecSettings
 from .sequences import ItemTable, SequenceRecommender
 from ..data.dataset import Dataset
 from ..evaluation.recommender import weights_hash
-from ..mibert.encoder import load_encoder, load_tokenizer
+from ..mibert.encoder import load_encoder, load_tokenizer, most_tokens
 from ..training.loop import this_process
 
 # %% ../../nbs/5_baselines/10_morec.ipynb #c005
@@ -45,7 +45,9 @@ def title_features(
     device = this_process().device
     tokenizer = load_tokenizer(backbone, data_dir)
     encoder = load_encoder(backbone, data_dir=data_dir).eval().to(device)
-    ids = tokenizer(list(titles), truncation=True, max_length=longest)["input_ids"]
+    longest = min(longest, most_tokens(encoder) or longest)
+    plain = {"truncation": True, "split_special_tokens": True}  # "[SEP]" in a title is no mark
+    ids = tokenizer(list(titles), max_length=longest, **plain)["input_ids"]
     order = np.argsort([len(i) for i in ids], kind="stable")
     states = []
     for which in np.split(order, range(rows, len(order), rows)):

@@ -581,6 +581,7 @@ class P5(Recommender):
         self.prompts = P5Prompts(
             dataset, self.tokenizer, s.max_tokens, s.title_tokens, compact=t5 is None
         )
+        self.notes = self.prompts.notes
         names = self.prompts.pieces[: self.prompts.at[dataset.n_items]]
         lengths = np.diff(self.prompts.at)[: dataset.n_items]
         self.trie = Trie(names, lengths, self.prompts.end)
