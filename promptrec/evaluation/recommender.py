@@ -199,7 +199,9 @@ def best_items(
     check_name("repeats", repeats, REPEATS)
     ds, out = model.dataset, []
     for b, scores in enumerate(np.array(model.score(histories))):
-        seen = [] if repeats == "keep" else np.unique(histories[[b]].item)
+        seen = np.unique(histories[[b]].item)
+        if repeats == "keep":
+            seen = seen[:0]
         scores[seen] = -np.inf
         best = np.argsort(-scores, kind="stable")[: min(k, ds.n_items - len(seen))]
         table = {
