@@ -505,6 +505,7 @@ class SbtRec(Recommender):
             dataset, self.tokenizer, settings.behaviour, settings.max_tokens
         )
         self.names = self.prompts.names
+        self.notes = self.prompts.notes
         self.encoder = None
         encoder_net = None
         if settings.behaviour != "none":
