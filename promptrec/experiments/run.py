@@ -16,7 +16,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
@@ -667,25 +667,35 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
     return Result(read_record(path), path, ranks, curves, model)
 
 # %% ../../nbs/7_experiments/03_run.ipynb #b7a42a1a
-def _run_of(path: Path, out_dir: str | Path, data_dir: str | Path | None) -> Run:
-    "The run of a record; raises where it cannot be configured here."
-    config = read_record(path)["config"]
+def _run_of(config: dict[str, Any], folders: dict[str, str]) -> Run:
+    "The run of a record's configuration; `folders` has paths by name. Raises where there is none."
     given = (config.get("loop") or {}) | _without_folders(config.get("settings") or {})
     given |= {name: value for name, value in config.items() if name not in ("settings", "loop")}
-    return configure(**given | {"out_dir": str(out_dir), "data_dir": data_dir and str(data_dir)})
+    for name in ("dataset", *PRETRAINED):
+        if given.get(name) in folders:
+            given[name] = folders[given[name]]
+    return configure(**given)
 
 
-def finished_runs(out_dir: str | Path, data_dir: str | Path | None = None) -> list[Run]:
+def finished_runs(
+    out_dir: str | Path, data_dir: str | Path | None = None, folders: Iterable[str | Path] = ()
+) -> list[Run]:
     """The runs that have a record and weights in `out_dir`, sorted by name. Data and pre-trained
-    models of one's own are looked for in `data_dir`, by the names of their folders. What cannot be
-    configured from its record here is left out, which is said: other models, data sets, settings.
+    models of one's own are known by the names of their folders, which are some of `folders`, or lie
+    in `data_dir`. What cannot be configured from its record here is left out, which is said: other
+    models, data sets, settings.
     """
-    runs = []
+    runs, where = (
+        [],
+        {"out_dir": str(out_dir), "data_dir": None if data_dir is None else str(data_dir)},
+    )
+    named = {path.name: str(path) for path in map(project_path, folders) if path.is_dir()}
     for path in sorted(project_path(out_dir).glob("*-seed*.json")):
         weights = path.with_suffix("")
         try:
-            run = _run_of(path, out_dir, data_dir)
-            if weights.is_dir() and not _is_same_run(read_record(path), run):
+            record = read_record(path)
+            run = _run_of(record["config"] | where, named)
+            if weights.is_dir() and not _is_same_run(record, run):
                 raise PromptrecError(f"with these settings the run is called {run.name} now.")
         except PromptrecError as e:
             leave_out(path, str(e))

@@ -30,9 +30,10 @@ from promptrec.evaluation.stats import (
     same_users,
 )
 from ..experiments.grid import BACKBONES, is_own
-from ..experiments.records import read_record
+from ..experiments.records import leave_out, records_of
 from ..experiments.registry import MODELS
 from ..experiments.run import configure
+from ..mibert.encoder import find_backbone
 from .published import paper_of
 
 # %% ../../nbs/8_reproduction/02_rows.ipynb #4b5abd6f
@@ -184,7 +185,8 @@ def _check_fellows(record: dict, base: dict, row: dict[int, dict]) -> None:
 # %% ../../nbs/8_reproduction/02_rows.ipynb #cfbe6063
 def read_results(folder: str | Path, paper: str, llm: str | None = None) -> Results:
     """All records of `folder` and its subfolders that belong to rows of a paper, of those with a
-    language model the ones with `llm` alone. Raises, with the files, where there is no record at
+    language model the ones with `llm` (a name, or its folder) alone. Those with settings that are
+    unknown here are left out, which is said. Raises, with the files, where there is no record at
     all, or one is broken, made twice, or made on other data or settings than its fellows.
     """
     about, paths = paper_of(paper), sorted(Path(folder).rglob("*-seed*.json"))
@@ -192,12 +194,16 @@ def read_results(folder: str | Path, paper: str, llm: str | None = None) -> Resu
         raise PromptrecError(f"No record in {folder}: give the folder of records, or make some.")
     runs: dict[RowKey, dict[int, dict[str, Any]]] = {}
     others, first = [], dict[str, dict[str, Any]]()
-    for path in paths:
-        record = read_record(path)
+    llm = llm and find_backbone(llm)[0]
+    for path, record in records_of(paths):
         config = record["config"]
         drawn = config["candidates"].partition("-")[0]
         ours = about["setting"]["candidates"].startswith(drawn)
-        name = row_label(config, paper) if ours else None
+        try:
+            name = row_label(config, paper) if ours else None
+        except PromptrecError as e:
+            leave_out(path, str(e))
+            name = None
         if name is None or llm and language_model(config) not in (None, llm):
             others.append(path.name)
             continue
