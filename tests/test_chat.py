@@ -22,6 +22,7 @@ import torch
 
 from promptrec.core import PromptrecError
 from promptrec.data.dataset import DOMAINS, make_dataset
+from promptrec.evaluation.choice import lenient, strict
 from promptrec.evaluation.split import Histories
 from promptrec.sbtrec.chat import ChatModel, ChatSettings
 from promptrec.sbtrec.language_model import llm_path, load_llm
@@ -304,6 +305,96 @@ def test_nonsense(bad, chat, h, text):
     bad.todo = [text] * 9
     with pytest.raises(PromptrecError, match="gave no chat completion"):
         one(chat(bad.url), h)
+
+
+def reply(content, ended="stop", **message):
+    "The body of a chat completion."
+    message = {"role": "assistant", "content": content, **message}
+    return json.dumps({"choices": [{"index": 0, "finish_reason": ended, "message": message}]})
+
+
+@pytest.mark.parametrize("content", [None, "", "<think>The user likes films,"])
+def test_no_tokens_left_for_an_answer(bad, chat, h, content):
+    "An answer that did not begin is no wrong answer; what the error advises works."
+    bad.todo = [reply(content, "length", reasoning_content="The user likes films,")]
+    model = chat(bad.url)
+    with pytest.raises(PromptrecError, match="used up max_tokens=64.*Raise max_tokens"):
+        one(model, h)
+    assert model.calls == 1 and not model.folder.exists()
+    assert one(chat(bad.url, max_tokens=4096), h) == ["Film 2"]
+    assert bad.seen[-1][0]["max_tokens"] == 4096
+
+
+@pytest.mark.parametrize(
+    "body, said",
+    [
+        (reply([{"type": "text", "text": "Alien (1979)"}]), "Alien (1979)"),
+        (
+            reply(
+                [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+                    {"type": "text", "text": "Alien "},
+                    {"type": "text", "text": "(1979)"},
+                ]
+            ),
+            "Alien (1979)",
+        ),
+        (reply([]), ""),
+        (reply(None, refusal="I cannot help with that."), "I cannot help with that."),
+        (reply("Alien (1979)\nbecause", "length"), "Alien (1979)\nbecause"),
+    ],
+)
+def test_shapes_of_an_answer(bad, chat, h, body, said):
+    bad.todo = [body]
+    assert one(chat(bad.url), h) == [said]
+
+
+def test_reasoning_is_no_part_of_the_answer(bad, chat, h):
+    titles = chat(bad.url).names
+    first = titles[CANDIDATES[0, 0]]
+    bad.todo = [reply(f"<think>\n{titles[1]}?\n</think>\n\n{first}"), reply(f"<think>{first}")]
+    said = chat(bad.url).answers(h[:2], CANDIDATES[:2])
+    assert strict(said, CANDIDATES[:2], titles).tolist() == [0, -1]
+    assert lenient(said, CANDIDATES[:2], titles).tolist() == [0, -1]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        '{"error": {"message": "overloaded by SECRET", "code": 502}}',
+        '{"id": "x", "choices": null, "error": "overloaded by SECRET"}',
+        '{"choices": [{"index": 0, "error": {"message": "overloaded by SECRET"}}]}',
+    ],
+)
+def test_an_error_inside_a_good_reply_is_shown_and_tried_again(bad, chat, h, fault):
+    fault = fault.replace("SECRET", SECRET)
+    bad.todo = [fault, fault]
+    model = chat(bad.url)
+    assert one(model, h) == ["Film 3"] and model.calls == 3
+    bad.todo = [fault] * 9
+    model = chat(bad.url, retries=1)
+    with pytest.raises(PromptrecError, match="answered with an error.*overloaded by") as e:
+        one(model, h, 1)
+    assert model.calls == 2 and SECRET not in str(e.value)
+
+
+def test_no_choices_are_tried_again(bad, chat, h):
+    bad.todo = ['{"choices": []}']
+    assert one(chat(bad.url), h) == ["Film 2"]
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_parameter_that_the_server_refuses(bad, chat, h, status):
+    "The error names the setting, and what it advises works."
+    bad.todo = [status]
+    with pytest.raises(PromptrecError, match="leave that out of send .now 'temperature max_tok"):
+        one(chat(bad.url), h)
+    assert one(chat(bad.url, send="max_completion_tokens"), h) == ["Film 2"]
+    sent = bad.seen[-1][0]
+    assert set(sent) == {"model", "messages", "max_completion_tokens"}
+    assert sent["max_completion_tokens"] == 64
+    one(chat(bad.url, send=""), h)
+    assert set(bad.seen[-1][0]) == {"model", "messages"}
 
 
 def test_no_words_and_no_usage(bad, chat, h):

@@ -8,6 +8,7 @@ __all__ = ['ChatSettings', 'ChatModel']
 # %% ../../nbs/6_sbtrec/07_chat.ipynb #c002
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,23 @@ import numpy as np
 import openai
 import pandas as pd
 
-from ..core import PromptrecError, atomic_path, check_minimum, sha256
+from ..core import PromptrecError, atomic_path, check_minimum, check_name, sha256
 from ..data.dataset import Dataset
 from ..data.download import cache_dir
 from ..data.llara import LLARA_PROTOCOL
+from ..evaluation.choice import without_reasoning
 from ..evaluation.split import Histories, Split
 from .prompts import distinct_names, hybrid_text, shuffled
 from ..training.loop import Loop
 
 # %% ../../nbs/6_sbtrec/07_chat.ipynb #c005
+_SENDABLE = {  # parameter of a request -> the setting with its value
+    "temperature": "temperature",
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",  # what OpenAI's newer models call it
+}
+
+
 @dataclass(frozen=True)
 class ChatSettings:
     "Which server is asked, how, and what that may cost. No value is the paper's: it states none."
@@ -40,14 +49,24 @@ class ChatSettings:
     max_cost: float = 5.0  # what may be spent, in the currency of the prices
     price_in: float = 30.0  # of a million tokens read (US dollars, gpt-4)
     price_out: float = 60.0  # of a million tokens written
-    max_tokens: int = 64  # tokens of the longest answer
+    max_tokens: int = 64  # tokens of the longest answer, with its reasoning
     temperature: float = 0.0  # 0: the likeliest answer
+    # parameters that are sent, of temperature, max_tokens and max_completion_tokens; leave out
+    # what the server refuses
+    send: str = "temperature max_tokens"
     max_items: int = 10  # items of the history, the latest (paper B, 4.2)
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "max_tokens max_items")
         check_minimum(self, 0, "retries max_calls max_cost price_in price_out temperature")
         check_minimum(self, 0.01, "timeout")
+        for name in self.send.split():
+            check_name("parameter in send", name, _SENDABLE)
+        if self.price_out and not {"max_tokens", "max_completion_tokens"} & {*self.send.split()}:
+            raise PromptrecError(
+                f"Parameter send={self.send!r} limits no answer, so max_cost cannot be kept: send "
+                "max_tokens or max_completion_tokens, or set price_out=0."
+            )
         if not self.url.startswith(("http://", "https://")) or "@" in self.url or "?" in self.url:
             raise PromptrecError(
                 "Parameter url must be an address such as http://localhost:8000/v1, without a key "
@@ -55,6 +74,45 @@ class ChatSettings:
             )
 
 # %% ../../nbs/6_sbtrec/07_chat.ipynb #c008
+class _NoAnswer(Exception):
+    "Why a reply holds no answer; `passes` if there may be one the next time."
+
+    def __init__(self, why: str, passes: bool) -> None:
+        super().__init__(why)
+        self.passes = passes
+
+
+def _text_of(content: Any) -> str:
+    "The text of a message's content, which may be a list of parts; reasoning is not part of it."
+    if isinstance(content, list):
+        return "".join(map(_text_of, content))
+    if isinstance(content, dict):
+        content = content.get("text")
+    return content if isinstance(content, str) else ""
+
+
+def _answer_in(reply: Any, s: ChatSettings) -> str:
+    "The text of a chat completion, or of a refusal; raises `_NoAnswer` where it holds neither."
+    choices = getattr(reply, "choices", None)
+    error = getattr(reply, "error", None) or (choices and getattr(choices[0], "error", None))
+    if error:
+        shown = error if isinstance(error, str) else json.dumps(error, default=str)
+        raise _NoAnswer(f"answered with an error: {shown}", passes=True)
+    if choices == []:
+        raise _NoAnswer("gave no chat completion: its list of choices is empty.", passes=True)
+    choice = reply.choices[0]
+    message = choice.message
+    text = _text_of(message.content) or _text_of(getattr(message, "refusal", None))
+    ended = getattr(choice, "finish_reason", None)
+    if ended == "length" and not without_reasoning(text):
+        raise _NoAnswer(
+            f"used up max_tokens={s.max_tokens} before its answer began, as models do that reason "
+            "first. Raise max_tokens, for example to 4096.",
+            passes=False,
+        )
+    return text
+
+# %% ../../nbs/6_sbtrec/07_chat.ipynb #e703
 def _key() -> str:
     "The key of the environment; servers of one's own need none."
     key = os.environ.get("OPENAI_API_KEY", "").strip() or "no-key"
@@ -77,7 +135,13 @@ def _why_no_answer(e: Exception, key: str, s: ChatSettings) -> str:
             f"cannot be reached ({e.__cause__ or e}). Is the server running, and the address right?"
         )
     elif isinstance(e, openai.APIStatusError):
-        why = f"refused the request for model {s.served!r} ({e.status_code}): {e.response.text}"
+        advice = ""
+        if e.status_code in (400, 422):
+            advice = f"If it refuses a parameter, leave that out of send (now {s.send!r}). "
+        why = (
+            f"refused the request for model {s.served!r} ({e.status_code}). {advice}"
+            f"It says: {e.response.text}"
+        )
     else:
         why = f"gave no chat completion ({type(e).__name__}). Is the address right, up to /v1?"
     return why.replace(key, "***")[:400]
@@ -145,14 +209,9 @@ class ChatModel:
             history = [self.names[i] for i in h.item[start:stop]]
             names = [self.names[i] for i in shown]
             prompt = hybrid_text(self.dataset.domain, history, names, "none")
-            requests.append(
-                {
-                    "model": s.served,
-                    "messages": [{"role": "user", "content": f"{_INSTRUCTION}\n\n{prompt}"}],
-                    "temperature": s.temperature,
-                    "max_tokens": s.max_tokens,
-                }
-            )
+            message = {"role": "user", "content": f"{_INSTRUCTION}\n\n{prompt}"}
+            sent = {name: getattr(s, _SENDABLE[name]) for name in s.send.split()}
+            requests.append({"model": s.served, "messages": [message]} | sent)
         return requests
 
     def cost_at_most(self, request: dict[str, Any]) -> float:
@@ -208,16 +267,23 @@ class ChatModel:
     def _ask(self, client: openai.OpenAI, request: dict[str, Any]) -> dict[str, Any]:
         "The server's `answer`, and the tokens it counted where it says."
         s, before, most = self.settings, self.calls, self.cost_at_most(request)
-        patient = client.with_options(max_retries=self._times(most) - 1)
-        why = None
-        try:
-            reply = patient.chat.completions.create(**request)
-            answer, usage = reply.choices[0].message.content or "", reply.usage
-        except (openai.OpenAIError, ValueError, AttributeError, IndexError, TypeError) as e:
-            why = _why_no_answer(e, client.api_key, s)
+        times, why, passes = self._times(most), "", True
+        while passes:
+            patient = client.with_options(max_retries=times - (self.calls - before) - 1)
+            try:
+                reply = patient.chat.completions.create(**request)
+                answer, why, passes = _answer_in(reply, s), "", False
+            except _NoAnswer as e:
+                why, passes = str(e).replace(client.api_key, "***")[:400], e.passes
+            except (openai.OpenAIError, ValueError, AttributeError, IndexError, TypeError) as e:
+                why, passes = _why_no_answer(e, client.api_key, s), False
+            passes = passes and self.calls - before < times
+            if passes:
+                time.sleep(min(8.0, 0.5 * 2 ** (self.calls - before - 1)))
         self.cost += most * (self.calls - before)
         if why:  # raised here, not above, or the error would carry the server's message with it
             raise PromptrecError(f"{s.url} {why}")
+        usage = getattr(reply, "usage", None)
         read = getattr(usage, "prompt_tokens", None)
         written = getattr(usage, "completion_tokens", None)
         if read is None or written is None:
