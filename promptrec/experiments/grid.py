@@ -263,7 +263,8 @@ def run_one(
     return ""
 
 # %% ../../nbs/7_experiments/05_grid.ipynb #48869473
-_MAKES_SPLIT = ("dataset", "split", "repeats", "max_history", "t1", "t2", "prefix", "verb", "noun")
+_WORDS = ("prefix", "verb", "noun", "rating")
+_MAKES_SPLIT = ("dataset", "split", "repeats", "max_history", "t1", "t2", *_WORDS)
 
 
 def _protocol_of(config: dict[str, Any]) -> tuple[Any, ...]:
@@ -305,8 +306,8 @@ def check_data(
                 raise PromptrecError(
                     f"{path} was made from other data than data_dir={held!r} holds, or what was "
                     f"fetched where that is None ({', '.join(other)}); no table takes both. Give "
-                    "the data_dir that the records were made from, or another folder of records and "
-                    "another out_dir."
+                    "the data_dir that the records were made from, or another folder of records "
+                    "and another out_dir."
                 )
 
 # %% ../../nbs/7_experiments/05_grid.ipynb #5bc79c03
