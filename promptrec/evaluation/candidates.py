@@ -83,10 +83,12 @@ def draw_negatives(
         found = (out[short] >= 0).sum(1, keepdims=True)
         least = int((free.sum(1) + found[:, 0]).min())
         if least < n:
+            says = (
+                f"negatives={least} or fewer" if least else "repeats='keep', which counts seen ones"
+            )
             raise PromptrecError(
                 f"{n} negatives are asked for where a target has {least} items left that may be "
-                f"negatives: ask for {least} or fewer, or let seen items be candidates "
-                "(repeats='keep')."
+                f"negatives: ask for {says}."
             )
         more = _race(popularity, free, n, generator)
         behind = np.arange(n) - found  # how many places after the last one found
