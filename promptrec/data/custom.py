@@ -637,12 +637,17 @@ def _read_domain(folder: Path) -> Domain:
         raise PromptrecError(
             f"{path}, line {e.lineno}: not JSON ({e.msg}). Repair the file."
         ) from None
-    if not isinstance(words, dict) or set(words) != {"prefix", "verb", "noun"}:
-        raise PromptrecError(f"{path}: not an object with prefix, verb and noun, and nothing else.")
+    if not isinstance(words, dict) or set(words) - {"rating"} != {"prefix", "verb", "noun"}:
+        raise PromptrecError(
+            f"{path}: not an object with prefix, verb and noun, if you like rating, and no other."
+        )
     for name, word in words.items():
         if not isinstance(word, str) or not word.strip():
             raise PromptrecError(f"{path}: {name!r} must be some text, not {word!r}.")
-    return Domain("own", **words)
+    try:
+        return Domain("own", **words)
+    except PromptrecError as e:
+        raise PromptrecError(f"{path}: {e}") from None
 
 # %% ../../nbs/1_data/10_custom.ipynb #d012
 def _find_one(folder: Path, *names: str) -> Path:

@@ -202,7 +202,7 @@ def _read_own(name: str, folder: str | Path | None) -> Dataset:
 
 # %% ../../nbs/1_data/12_registry.ipynb #d010
 def with_words(domain: Domain, words: dict[str, str]) -> Domain:
-    "The domain with some of its words (prefix, verb, noun) changed; raises where one is empty."
+    "The domain with some of its words changed; raises where one is empty."
     for name, word in words.items():
         if not word.strip():
             raise PromptrecError(f"The prompt's {name} is empty: give a word, or leave it out.")
@@ -213,7 +213,7 @@ def with_words(domain: Domain, words: dict[str, str]) -> Domain:
 def load_dataset(
     given: str,  # a name or a path, see `find_dataset`
     data_dir: str | Path | None = None,  # where files lie; None: the variable PROMPTREC_DATA says
-    words: dict[str, str] | None = None,  # the prompt's prefix, verb, noun, where other than usual
+    words: dict[str, str] | None = None,  # words of the prompt, where other than usual
 ) -> Dataset:
     "A data set, read and filtered; what each filter left is in `steps`."
     name, path = find_dataset(given, data_dir)

@@ -6,8 +6,8 @@
 __all__ = ['PRETRAINED', 'Run', 'known_parameters', 'configure', 'same_protocol', 'field_comments', 'settings_table',
            'notebook_parameters', 'check_parameters', 'check_switch', 'Prepared', 'split_of', 'prepare',
            'few_candidates', 'validation', 'evaluate_run', 'build', 'fingerprint', 'train', 'Result', 'check_record_of',
-           'check_output', 'metrics_by_protocol', 'describe_repeats', 'describe_run', 'execute', 'finished_runs',
-           'restore', 'parse_arguments', 'main']
+           'check_output', 'metrics_by_protocol', 'describe_repeats', 'model_notes', 'describe_run', 'execute',
+           'finished_runs', 'restore', 'parse_arguments', 'main']
 
 # %% ../../nbs/7_experiments/03_run.ipynb #38dba7fe
 import ast
@@ -98,6 +98,7 @@ class Run:
     prefix: str | None = None  # the prompt's words, "The user is {prefix}"; None: the data set's
     verb: str | None = None  # the prompt's words, "The user {verb} Heat (1995)"
     noun: str | None = None  # the prompt's word for one item, such as movie
+    rating: str | None = None  # the prompt's words for a rating, such as "played for {} hours"
     tuned: int | None = None  # among how many trials these settings were chosen; None: not chosen
     settings: Any = None  # the model's hyperparameters, a dataclass of its own; None: it has none
     loop: LoopSettings | None = None  # how it is trained; None: not by gradient
@@ -129,7 +130,7 @@ class Run:
             config["model_sha256"] = self.own.sha256
         for name in ("preset", "seed", "split", "candidates"):
             config[name] = getattr(self, name)
-        for name in ("max_history", "t1", "t2", "prefix", "verb", "noun", "tuned"):
+        for name in ("max_history", "t1", "t2", "prefix", "verb", "noun", "rating", "tuned"):
             if getattr(self, name) is not None:
                 config[name] = getattr(self, name)
         if self.repeats != "mask":  # which leaves the names of older records as they are
@@ -143,7 +144,7 @@ class Run:
     @property
     def words(self) -> dict[str, str]:
         "The prompt's words that are to be other than the data set's."
-        words = {"prefix": self.prefix, "verb": self.verb, "noun": self.noun}
+        words = {name: getattr(self, name) for name in ("prefix", "verb", "noun", "rating")}
         return {name: word for name, word in words.items() if word is not None}
 
     @property
@@ -605,6 +606,12 @@ def _parameter_counts(model: Recommender) -> dict[str, int]:
     }
 
 
+def model_notes(model: Recommender) -> dict[str, int]:
+    "What a model's prompts made of the texts, and how often; other models have no such `notes`."
+    notes = getattr(model, "notes", None)
+    return dict(notes) if isinstance(notes, dict) else {}
+
+
 def describe_run(
     run: Run,
     data: Prepared,
@@ -627,7 +634,7 @@ def describe_run(
         "split": data.split.name,
         "split_hash": data.split.hash,
         "steps": [list(step) for step in data.dataset.steps],
-        "notes": data.dataset.notes,
+        "notes": data.dataset.notes | model_notes(model),
         "candidates": {f"{part} {c.name}": c.hash for part, c in data.candidates.items()},
         "packages": package_versions(),
         "device": describe_device(this_process().num_processes),
