@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['P5Settings', 'item_names', 'P5Prompts', 'Trie', 'P5Net', 'prompt_memory', 'tree_step', 'tree_scores', 'beam_search',
-           'P5Batches', 'load_t5', 'P5']
+           'P5Batches', 'load_t5', 'p5_tokenizer', 'P5']
 
 # %% ../../nbs/5_baselines/09_p5.ipynb #c002
 from collections.abc import Callable, Iterator
@@ -17,14 +17,14 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5Model
+from transformers import PreTrainedTokenizerBase, T5Config, T5Model
 
 from .sequences import padded
 from ..core import PromptrecError, check_minimum, offsets_of, ragged_arange
 from ..data.dataset import Dataset
 from ..evaluation.recommender import Recommender, load_model, save_model, weights_hash
 from ..evaluation.split import Histories, Split, histories_at
-from ..mibert.encoder import backbone_path, load_encoder, load_tokenizer
+from ..mibert.encoder import load_encoder, load_tokenizer
 from ..mibert.model import PromptWindowBatches
 from ..mibert.prompts import PromptEncoder, plain_tokens, truncate_histories
 from ..training.loop import Loop, parameter_groups
@@ -524,6 +524,13 @@ def load_t5(backbone: str, dropout: float, data_dir: str | Path | None = None) -
     return t5
 
 # %% ../../nbs/5_baselines/09_p5.ipynb #c045
+def p5_tokenizer(
+    backbone: str | None, data_dir: str | Path | None = None
+) -> PreTrainedTokenizerBase:
+    "That of a T5, which has no mask token; without a T5, the WordPieces of minilm-l6."
+    return load_tokenizer(backbone or "minilm-l6", data_dir, needs_mask=False)
+
+
 class P5(Recommender):
     "P5 as paper A's baseline, behind the `Recommender` protocol."
 
@@ -571,13 +578,11 @@ class P5(Recommender):
         s = settings
         self.dataset = dataset
         self.settings = s
-        if s.backbone is None:
-            t5 = None
-            self.tokenizer = load_tokenizer("minilm-l6", data_dir)
-        else:
+        t5 = None
+        if s.backbone is not None:
             t5 = load_t5(s.backbone, s.dropout, data_dir)
             self.base_weights = weights_hash(t5)
-            self.tokenizer = AutoTokenizer.from_pretrained(backbone_path(s.backbone, data_dir))
+        self.tokenizer = p5_tokenizer(s.backbone, data_dir)
         self.prompts = P5Prompts(
             dataset, self.tokenizer, s.max_tokens, s.title_tokens, compact=t5 is None
         )

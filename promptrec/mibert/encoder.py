@@ -68,10 +68,12 @@ def _load(loader: Callable[..., _Loaded], name: str, path: str, **options: objec
         ) from e
 
 # %% ../../nbs/4_mibert/03_encoder.ipynb #c008
-def load_tokenizer(name: str, data_dir: str | Path | None = None) -> PreTrainedTokenizerBase:
-    "The fast tokenizer of backbone `name`; raises `PromptrecError` if it has no mask token."
+def load_tokenizer(
+    name: str, data_dir: str | Path | None = None, needs_mask: bool = True
+) -> PreTrainedTokenizerBase:
+    "The tokenizer of backbone `name`; raises where it `needs_mask` and has no mask token."
     tokenizer = _load(AutoTokenizer.from_pretrained, name, backbone_path(name, data_dir))
-    if tokenizer.mask_token_id is None:
+    if needs_mask and tokenizer.mask_token_id is None:
         raise PromptrecError(
             f"{name}: its tokenizer has no mask token, so it cannot ask for a title. "
             f"Use an encoder of the BERT family."
