@@ -79,7 +79,9 @@ def notebook():
 
     def run(name, **parameters):
         given = {name: _resolve_type(str(value)) for name, value in parameters.items()}
-        filled = parameterize_notebook(load_notebook_node(str(ROOT / "nbs" / f"{name}.ipynb")), given)
+        filled = parameterize_notebook(
+            load_notebook_node(str(ROOT / "nbs" / f"{name}.ipynb")), given
+        )
         shell = InteractiveShell()
         shell.history_manager.enabled = False
         shown = ""

@@ -174,9 +174,8 @@ def test_runs_that_are_found_again_are_those_of_this_package(given, tmp_path):
     assert finished_runs(given["out_dir"]) == [known]
 
 
-def test_papermill_shows_it_beside_popularity(papermill, given, tmp_path):
-    done = papermill("train", tmp_path / "out.ipynb", **given)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_the_notebook_shows_it_beside_popularity(notebook, given, tmp_path):
+    notebook("train", **given)
     records = [read_record(path) for path in (tmp_path / "runs").glob("*.json")]
     assert {record["model"] for record in records} == {"nextitem", "popularity"}
 

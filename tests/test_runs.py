@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 
+from promptrec.core import PromptrecError
 from promptrec.experiments.records import read_record
 from promptrec.experiments.run import configure
 
@@ -181,25 +182,17 @@ def test_full_disk_is_a_clear_error_and_leaves_nothing_half_written(tmp_path):
         ({"epochz": 3}, ["Unknown parameter of mibert 'epochz'", "epochs"]),
     ],
 )
-def test_wrong_parameters_end_the_notebook_with_what_is_known(papermill, tmp_path, given, words):
-    done = papermill("train", tmp_path / "out.ipynb", out_dir=tmp_path / "runs", **given)
-    assert done.returncode != 0
+def test_wrong_parameters_end_the_notebook_with_what_is_known(notebook, tmp_path, given, words):
+    with pytest.raises(PromptrecError) as error:
+        notebook("train", out_dir=tmp_path / "runs", **given)
     for w in words:
-        assert w in done.stderr
+        assert w in str(error.value)
     assert not (tmp_path / "runs").exists()
 
 
-def test_ml_1m_prompts_are_those_of_table_3(papermill, tmp_path, real_data):
-    done = papermill(
-        "train",
-        tmp_path / "out.ipynb",
-        dataset="ml-1m",
-        data_dir=real_data,
-        epochs=0,
-        out_dir=tmp_path / "runs",
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    text = outputs(tmp_path / "out.ipynb")
+def test_ml_1m_prompts_are_those_of_table_3(notebook, tmp_path, real_data):
+    given = {"dataset": "ml-1m", "data_dir": real_data, "epochs": 0}
+    text = notebook("train", **given, out_dir=tmp_path / "runs")
     row = next(words for words in map(str.split, text.splitlines()) if words[:1] == ["paper"])
     assert row[1:5] == ["512", "48320", "28.4", "37"]
     assert "nothing is trained" in text and not (tmp_path / "runs").exists()

@@ -120,10 +120,9 @@ def test_as_many_trials_for_each_model(model):
         configure(model=model, preset="paper", **given)
 
 
-def test_papermill_tunes_and_runs_what_was_best(papermill, tmp_path):
-    done = papermill(
+def test_the_notebook_tunes_and_runs_what_was_best(notebook, tmp_path):
+    notebook(
         "tune",
-        tmp_path / "out.ipynb",
         model="itemknn,ease",
         preset="tiny",
         trials=3,
@@ -131,17 +130,9 @@ def test_papermill_tunes_and_runs_what_was_best(papermill, tmp_path):
         records=tmp_path / "records",
         out_dir=tmp_path / "runs",
     )
-    assert done.returncode == 0, done.stderr[-2000:]
     assert sorted(read_results(tmp_path / "records", "a").runs) == [
         ("ml-100k", m, "tiny-tuned-3") for m in ("ease", "itemknn")
     ]
     assert searches(tmp_path / "records")["model"].tolist() == ["ease", "itemknn"]
-    done = papermill(
-        "tune",
-        tmp_path / "out.ipynb",
-        model="popularity",
-        preset="tiny",
-        records=tmp_path / "records",
-        out_dir=tmp_path / "runs",
-    )
-    assert done.returncode and "Known: mibert" in done.stderr
+    with pytest.raises(PromptrecError, match="Known: mibert"):
+        notebook("tune", model="popularity", records=tmp_path / "records", out_dir=tmp_path)
