@@ -122,9 +122,8 @@ class P5Prompts(PromptEncoder):
             tokenizer.add_special_tokens(
                 {"mask_token": "<extra_id_0>", "cls_token": "</s>", "sep_token": "</s>"}
             )
+        self.least = min(title_tokens, _LEAST_TITLE)
         super().__init__(ds, tokenizer, max_tokens)
-        self.head = self.head[1:]  # a T5 has no token before a text
-        self.left = self.left[:-1]  # the title's words follow, not a mark
         names = self._names(ds, tokenizer, title_tokens)
         # SentencePiece puts "▁" before a comma that begins a text
         space = tokenizer.get_vocab().get("▁")
@@ -146,11 +145,17 @@ class P5Prompts(PromptEncoder):
             begins = [not t.startswith("##") for t in text]
         self.begins = torch.tensor(begins)  # which tokens begin a word
 
+    def frame(
+        self, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        "As `PromptEncoder.frame`, but no token before a text, and no place for a title."
+        head, left, tail = super().frame(tokenizer)
+        return head[1:], left[:-1], tail
+
     def _names(
         self, ds: Dataset, tokenizer: PreTrainedTokenizerBase, title_tokens: int
     ) -> list[list[int]]:
         "Tokens of the titles, and the table `right` of what has room beside them."
-        self.set_room(ds, least=min(title_tokens, _LEAST_TITLE))
         longest = min(title_tokens, self.room)
         names = item_names(ds.titles, tokenizer, longest, self.room)
         cut = np.array([len(ids) for ids in plain_tokens(tokenizer, ds.titles)]) > longest

@@ -193,6 +193,8 @@ class PromptEncoder:
     shortened and what was grouped, and how often.
     """
 
+    least = 0  # tokens of a title that are not in `left` and must have room
+
     def __init__(
         self,
         ds: Dataset,
@@ -206,21 +208,27 @@ class PromptEncoder:
         self.titles = ds.titles
         self.mask_id = tokenizer.mask_token_id
         self.pad_id = tokenizer.pad_token_id
-        self.head, self.left, self.tail = frame_tokens(ds.domain, tokenizer)
+        self.head, self.left, self.tail = self.frame(tokenizer)
         self.ask = self.tail.tolist().index(self.mask_id)  # where [MASK] stands in the tail
         self.scale = rating_scale(ds.rating)
         clauses = [rating_clause(text, self.domain.rating) for text in self.scale.text]
         self.ratings = plain_tokens(tokenizer, clauses)
-        self.set_room(ds)
+        self._set_room(ds)
         self.tabulate(ds, tokenizer)
 
-    def set_room(self, ds: Dataset, least: int = 0) -> None:
+    def frame(
+        self, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        "`head`, `left` and `tail`, with the place of a title in `left`."
+        return frame_tokens(self.domain, tokenizer)
+
+    def _set_room(self, ds: Dataset) -> None:
         "Set `budget` and `room`; raises where a statement has no room for `least` tokens."
         self.budget = self.max_tokens - len(self.head) - len(self.tail)
         self.room = self.budget - len(self.left) - max(map(len, self.ratings))
-        if self.room >= least:
+        if self.room >= self.least:
             return
-        need = self.max_tokens + least - self.room
+        need = self.max_tokens + self.least - self.room
         advice = f"use max_tokens >= {need}"
         if self.reads and need > self.reads:
             advice = f"the model reads {self.reads}: use shorter words for prefix, verb and rating"
