@@ -238,6 +238,14 @@ def _filled(part: Any, values: dict[str, Any]) -> Any:
     return replace(part, **{name: _typed(name, values[name], kinds[name]) for name in names})
 
 
+def _known_monitor(run: Run, monitor: str) -> str:
+    "The validation metric that is meant, before hours of training; of one's own model, any."
+    cutoffs = (1, 5, 10) if run.candidates.startswith("uniform") else (5, 10)
+    kinds = [""] * (run.candidates != "full") + ["full "] * bool(run.row.full)
+    known = [kind + name for kind in kinds for name in metrics([1], cutoffs)]
+    return monitor if run.own else known_name("metric to monitor", monitor, known)
+
+
 def _with_pretrained(settings: Any, data_dir: str | None) -> Any:
     "Settings with the pre-trained model by its name, or the absolute path of its folder."
     for setting in PRETRAINED:
@@ -293,7 +301,10 @@ def configure(**given: Any) -> Run:
     if row.presets is None:
         return run
     loop = _filled(LoopSettings(seed=run.seed, monitor=run.monitor), values)
-    return replace(run, loop=replace(loop, precision=pick_precision(loop.precision)))
+    monitor = _known_monitor(run, loop.monitor)
+    return replace(
+        run, loop=replace(loop, monitor=monitor, precision=pick_precision(loop.precision))
+    )
 
 # %% ../../nbs/7_experiments/03_run.ipynb #c013
 def same_protocol(run: Run, model: str) -> Run:
