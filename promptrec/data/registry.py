@@ -127,8 +127,8 @@ def _in_file(file: Path) -> str:
         raise PromptrecError(f"{file} is a file. Give the folder that it is in: dataset={folder}.")
     raise PromptrecError(
         f"{file} is a file. Give a folder with interactions.csv (user, item, timestamp, rating) "
-        f"and items.csv (item, title, genres): such as {folder / 'my-data'}, with this file in it as "
-        "interactions.csv (or .csv.gz, .parquet)."
+        f"and items.csv (item, title, genres): such as {folder / 'my-data'}, with this file in it "
+        "as interactions.csv (or .csv.gz, .parquet)."
     )
 
 

@@ -86,8 +86,8 @@ class Recommender(Protocol):
 
 # %% ../../nbs/2_evaluation/03_recommender.ipynb #c012
 def save_arrays(folder: str | Path, model: Recommender, **arrays: np.ndarray) -> None:
-    """Write `model.safetensors` (the arrays by name) and `model.json` (hashes of the data and of the
-    pre-trained weights, settings, if the model has some) into `folder`.
+    """Write `model.safetensors` (the arrays by name) and `model.json` (hashes of the data and of
+    the pre-trained weights, settings, if the model has some) into `folder`.
     """
     about = {"dataset": model.dataset.hash}
     if hasattr(model, "base_weights"):
@@ -101,8 +101,8 @@ def save_arrays(folder: str | Path, model: Recommender, **arrays: np.ndarray) ->
 
 
 def load_arrays(folder: str | Path, model: Recommender) -> dict[str, np.ndarray]:
-    """The arrays that `save_arrays` wrote for the same data and the same pre-trained weights; raises
-    `PromptrecError` where there are none, or of others.
+    """The arrays that `save_arrays` wrote for the same data and the same pre-trained weights;
+    raises `PromptrecError` where there are none, or of others.
     """
     path = Path(folder) / "model.json"
     if not path.exists():
@@ -112,8 +112,8 @@ def load_arrays(folder: str | Path, model: Recommender) -> dict[str, np.ndarray]
     about = json.loads(path.read_text())
     if about["dataset"] != model.dataset.hash:
         raise PromptrecError(
-            f"{path}: that model was trained on other data than {model.dataset.name} holds now. Give "
-            "the data that it was trained on, or train again."
+            f"{path}: that model was trained on other data than {model.dataset.name} holds now. "
+            "Give the data that it was trained on, or train again."
         )
     base = getattr(model, "base_weights", None)
     if about.get("base_weights", base) != base:
@@ -147,8 +147,9 @@ def load_model(folder: str | Path, model: NetRecommender) -> None:
     try:
         model.net.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
     except RuntimeError as e:
+        reason = str(e).splitlines()[-1].strip()[:200]
         raise PromptrecError(
-            f"{folder} has the weights of another network ({str(e).splitlines()[-1].strip()[:200]}). "
+            f"{folder} has the weights of another network ({reason}). "
             "Use the settings that it was trained with."
         ) from e
 
