@@ -362,13 +362,13 @@ def _is_whole_decimal(kind: pa.DataType) -> bool:
 
 
 def _ids(table: _Table, column: str) -> pa.ChunkedArray:
-    "int64 where each id is a whole number without needless zeros or signs, else text."
+    "int64 where each id is a whole number without needless zeros or signs, else text; no blanks."
     ids = table.columns[column]
     whole_type = pa.types.is_integer(ids.type) or _is_whole_decimal(ids.type)
     if not _is_text(ids.type) and not whole_type:
         table.refuse_type(column, "ids are whole numbers or text")
-    ids = ids.cast(pa.string())
-    table.refuse(column, pc.equal(pc.utf8_trim_whitespace(ids), ""), "an empty id")
+    ids = pc.utf8_trim_whitespace(ids.cast(pa.string()))
+    table.refuse(column, pc.equal(ids, ""), "an empty id")
     whole = pc.all(pc.match_substring_regex(ids, r"^(0|-?[1-9][0-9]{0,17})$")).as_py()
     return ids.cast(pa.int64()) if whole else ids
 
@@ -414,13 +414,15 @@ def _dates(table: _Table, column: str) -> pa.ChunkedArray:
     "ISO dates as timestamps in UTC."
     text = pc.utf8_trim_whitespace(table.columns[column].cast(pa.string()))
     is_date = pc.match_substring_regex(text, _DATE)
-    table.refuse(column, pc.invert(is_date), "neither a date nor a number of seconds")
+    advice = "Write dates as 2024-05-31 or 2024-05-31T18:30:00."
+    table.refuse(column, pc.invert(is_date), "neither a date nor a number of seconds", advice)
     text = pc.replace_substring(text, "UTC", "Z")  # as BigQuery writes it
     dates = pd.to_datetime(text.to_pandas(), format="ISO8601", utc=True, errors="coerce")
     table.refuse(column, pa.chunked_array([dates.isna().to_numpy()]), "no such date")
     return pa.chunked_array([pa.array(dates)])
 
 # %% ../../nbs/1_data/10_custom.ipynb #e104
+_NUMBER = r"-?[0-9]+([.,][0-9]*)?([eE][-+]?[0-9]+)?"
 _UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 _EXPONENT = r"^-?[0-9]+(?:\.(?P<decimals>[0-9]*))?[eE](?P<exponent>[-+]?[0-9]+)$"
 _DECIMAL = r"^(?P<whole>-?[0-9]{1,9}|-?[1-8][0-9]{9})\.?(?P<part>[0-9]{0,9})$"
@@ -502,7 +504,7 @@ def _times(table: _Table, column: str) -> _Times:
     else:
         empty = times.is_null()
     table.refuse(column, empty, "an empty time")
-    if as_text and not re.match(r"\s*-?[0-9]+\s*($|[.,eE])", times[0].as_py()):
+    if as_text and not re.fullmatch(_NUMBER, times[0].as_py().strip()):
         times = _dates(table, column)
     if pa.types.is_date(times.type):
         times = times.cast(pa.timestamp("s" if times.type == pa.date32() else "ms"))

@@ -50,9 +50,14 @@ def bad_line(
     return PromptrecError(f"{path}, line {line}: {says}: {text[:120]!r}. {advice}")
 
 # %% ../../nbs/1_data/03_parsing.ipynb #e301
+def _has_zeros(raw: bytes) -> bool:
+    "Whether many bytes are zero, as every second one of plain letters in UTF-16 is."
+    return 4 * raw.count(b"\0") > len(raw)
+
+
 def _likely_encoding(raw: bytes) -> str:
     "What bytes that are not UTF-8 most likely are, by the name that iconv knows."
-    if b"\0" in raw:  # every second byte of plain letters in UTF-16
+    if _has_zeros(raw):
         return "UTF-16BE" if raw.startswith(b"\0") else "UTF-16LE"
     runs = re.findall(rb"[\x80-\xff]+", raw)
     in_pairs = sum(len(run) % 2 == 0 for run in runs)  # GBK has two bytes for a Chinese character
@@ -132,7 +137,7 @@ def read_bytes(path: str | Path) -> bytes:
     raw = _unmarked(path, b"".join(_blocks(Path(path), 1 << 28))).rstrip(b"\r\n")
     if not raw:
         raise PromptrecError(f"{path} is empty. Fetch it again.")
-    if b"\0" in raw[:1000]:
+    if _has_zeros(raw[:1000]):
         raise _not_utf8(path, 1, raw[:1000])
     return raw
 
