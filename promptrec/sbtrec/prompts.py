@@ -336,8 +336,9 @@ def batch_prompts(
     ids = np.full(mask.shape, p.pad_id)
     ids[mask] = tokens
     marks = ids == -1
-    titles = np.where(piece > p.end, piece - p.end - 1, piece)  # short ones as the others
-    items = titles[titles < 2 * p.n_items] % p.n_items
+    two = 2 * p.n_items  # pieces of all items in a list
+    titles = np.where(piece > p.end, (piece - p.end - 1) % two, piece)  # short ones as the others
+    items = titles[titles < two] % p.n_items
     out = {
         "input_ids": np.where(marks, p.pad_id, ids),
         "attention_mask": mask,
