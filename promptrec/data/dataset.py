@@ -259,8 +259,8 @@ def select(
     """
     if not keep.any():
         raise PromptrecError(
-            f"{ds.name}: the filter {step!r} leaves no interactions of {len(ds):,}. Give more data, "
-            "or rows that pass it."
+            f"{ds.name}: the filter {step!r} leaves no interactions of {len(ds):,}. Give more "
+            "data, or rows that pass it."
         )
     user, item = ds.user[keep], ds.item[keep]
     user_stays = np.bincount(user, minlength=ds.n_users) > 0
