@@ -136,7 +136,7 @@ def test_ratings_of_many_values_are_grouped(tmp_path, encoder, notebook):
     shown = notebook("train", **given, **words, backbone=encoder, out_dir=tmp_path / "runs")
     assert re.search(r"genre is G\d+, H, played for about \d+ hours\.", shown)
     n = len(np.unique(hours.astype(np.float32)))
-    assert re.search(rf"different ratings, in prompts 20, such as 'about \d+': {n:,}", shown)
+    assert re.search(rf"different ratings, said in 20 groups such as 'about \d+': {n:,}", shown)
 
 
 @pytest.mark.parametrize("value", [1e300, -1e300])

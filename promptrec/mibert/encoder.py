@@ -71,12 +71,16 @@ def _load(loader: Callable[..., _Loaded], name: str, path: str, **options: objec
 def load_tokenizer(
     name: str, data_dir: str | Path | None = None, needs_mask: bool = True
 ) -> PreTrainedTokenizerBase:
-    "The tokenizer of backbone `name`; raises where it `needs_mask` and has no mask token."
+    """The tokenizer of backbone `name`; raises where it is to frame prompts (`needs_mask`) and
+    lacks a mark that does so: [CLS], [MASK] or [SEP].
+    """
     tokenizer = _load(AutoTokenizer.from_pretrained, name, backbone_path(name, data_dir))
-    if needs_mask and tokenizer.mask_token_id is None:
+    marks = ("cls", "mask", "sep") if needs_mask else ()
+    missing = [mark for mark in marks if getattr(tokenizer, f"{mark}_token_id") is None]
+    if missing:
         raise PromptrecError(
-            f"{name}: its tokenizer has no mask token, so it cannot ask for a title. "
-            f"Use an encoder of the BERT family."
+            f"{name}: its tokenizer has no {' and no '.join(missing)} token, so it cannot ask for "
+            "a title. Use an encoder of the BERT family."
         )
     return tokenizer
 

@@ -268,9 +268,8 @@ class PromptEncoder:
             self.notes[note] = int(shortened.sum())
         if self.scale.grouped:
             groups = len(self.scale.upper)
-            note = (
-                f"different ratings, in prompts {groups}, such as {self.scale.text[groups // 2]!r}"
-            )
+            middle = self.scale.text[groups // 2]
+            note = f"different ratings, said in {groups} groups such as {middle!r}"
             self.notes[note] = self.scale.distinct
 
     def kinds(self, h: Histories) -> np.ndarray:
