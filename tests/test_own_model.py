@@ -185,7 +185,7 @@ def test_the_notebook_shows_it_beside_popularity(notebook, given, tmp_path):
     [
         ("", "", "mine.py", "mine.py is a file: add the class"),
         ("", "", "other.py:NextItem", "There is no file .*other.py"),
-        ("", "", "mine.py:NextOne", "has no class 'NextOne'"),
+        ("", "", "mine.py:NextOne", "Did you mean 'NextItem'"),
         ("def load(self, f", "def read(self, f", "mine.py:NextItem", "has no method 'load'"),
         ("histories, candidates=None", "histories", "mine.py:NextItem", "score must take"),
         ("__init__(self, dataset)", "__init__(self)", "mine.py:NextItem", r"made from \(dataset\)"),

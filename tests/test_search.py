@@ -13,24 +13,21 @@ from promptrec.reproduction.rows import read_results
 from promptrec.training.loop import Diverged
 
 
-def found_by(tmp_path, own, n=3, model="ease", **more):
+def found_by(tmp_path, own, n=3, model="ease", candidates="uniform-5"):
     return search(
-        str(own), model, n, "tiny", records=tmp_path / "records", out_dir=tmp_path / "runs", **more
+        str(own),
+        model,
+        n,
+        "tiny",
+        records=tmp_path / "records",
+        out_dir=tmp_path / "runs",
+        candidates=candidates,
     )
 
 
 def without_seconds(found):
     "The trials of a search but for the time that they took."
     return [{k: v for k, v in t.items() if k != "seconds"} for t in found["trials"]]
-
-
-@pytest.fixture(autouse=True)
-def few_candidates(monkeypatch):
-    "The made-up data have too few items for a hundred negatives."
-    usual = configure
-    monkeypatch.setattr(
-        search_module, "configure", lambda **given: usual(**{"candidates": "uniform-5"} | given)
-    )
 
 
 def test_an_interrupted_search_ends_as_an_uninterrupted_one(own, tmp_path, monkeypatch):

@@ -53,7 +53,8 @@ class P5Settings:
         if self.backbone is not None and (self.layers or self.d or self.heads or self.ff):
             raise PromptrecError(
                 "layers, d, heads and ff are those of a random start; "
-                f"{self.backbone} has its own: leave them out."
+                f"{self.backbone} has its own: leave them out, and give preset='paper', which "
+                "sets none of them."
             )
 
     @property

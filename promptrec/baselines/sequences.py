@@ -69,7 +69,8 @@ class SequenceBatches:
         self.lengths = n[n >= shortest]  # items of each example, the last target counted
         if not len(self):
             raise PromptrecError(
-                f"{self.ds.name}: no user has {shortest} interactions to train on."
+                f"{self.ds.name}: no user has {shortest} interactions to train on. Give more data, "
+                "or use itemknn, which needs one."
             )
 
     def __len__(self) -> int:

@@ -15,7 +15,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import PromptrecError, atomic_path, check_name, ragged_arange, rng, sha256
+from promptrec.core import (
+    PromptrecError,
+    atomic_path,
+    check_name,
+    file_name,
+    ragged_arange,
+    rng,
+    sha256,
+)
 from .split import PARTS, Split
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c005
@@ -144,14 +152,17 @@ def _too_many(split: Split, n: int, kind: str) -> str:
         f"negatives, but {n} are asked for. The largest n possible is {most}"
     )
     if most:
-        return f"{says}, the smallest is 1: ask for candidates='{kind}-{most}', or for 'full'."
+        return (
+            f"{says}, the smallest is 1: ask for candidates='{kind}-{most}', or for 'full' where "
+            "the model ranks all items."
+        )
     most = _most(replace(split, repeats="keep"), kind)
     if split.repeats == "keep" or not most:
         return f"{says}: ask for candidates='full'."
     return (
         f"{says}: let what users have seen be candidates too, with repeats='keep' and "
-        f"candidates='{kind}-{most}', or ask for candidates='full', where who touched every item "
-        "counts as a hit."
+        f"candidates='{kind}-{most}', or ask for candidates='full' where the model ranks all "
+        "items: who touched every item counts as a hit there."
     )
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c016
@@ -246,7 +257,7 @@ def save_candidates(c: Candidates, split: Split, part: str, folder: str | Path) 
     alone.
     """
     ds = split.dataset
-    path = Path(folder) / f"{ds.name}-{part}-{c.name}-{c.hash[:8]}.parquet"
+    path = Path(folder) / f"{file_name(ds.name)}-{part}-{c.name}-{c.hash[:8]}.parquet"
     if path.exists():
         return path
     raw_id = ds.items["item_id"].to_numpy()

@@ -89,7 +89,7 @@ class Split:
             if not there:
                 raise PromptrecError(
                     f"{self.dataset.name}: the split {self.name} leaves nothing for {name}. "
-                    "Choose another split, or other data."
+                    "Choose another split, such as split='leave-one-out', or give more data."
                 )
 
     def rows(self, part: str) -> np.ndarray:
@@ -145,7 +145,7 @@ def leave_one_out(ds: Dataset) -> Split:
     if n.min() < 3:
         raise PromptrecError(
             f"{ds.name}: user {ds.users[n.argmin()]} has {n.min()} interactions; leave-one-out "
-            "needs three: apply keep_users first."
+            "needs three: apply keep_users(ds, 3) first."
         )
     last = ds.offsets[1:] - 1
     return Split(ds, "leave-one-out", n - 2, last - 1, last)
@@ -161,7 +161,7 @@ def by_users(ds: Dataset, max_history: int | None = None, seed: int = 0) -> Spli
     if too_short.any():
         raise PromptrecError(
             f"{ds.name}: user {ds.users[too_short.argmax()]} has one interaction, so there is "
-            "nothing before the last one: apply keep_users first."
+            "nothing before the last one: apply keep_users(ds, 2) first."
         )
     last = ds.offsets[1:] - 1
     train_end = np.where(part == 0, n, 0)
@@ -176,15 +176,16 @@ def by_time(ds: Dataset, t1: float | None = None, t2: float | None = None) -> Sp
     if np.isnan(time).any():
         raise PromptrecError(
             f"{ds.name}: a split by time needs a timestamp on every row, {np.isnan(time).sum()} "
-            "have none."
+            "have none. Choose another split, such as split='leave-one-out'."
         )
     late = np.quantile(time, [0.8, 0.9], method="higher")
     t1 = late[0] if t1 is None else t1
     t2 = late[1] if t2 is None else t2
     if not time.min() < t1 < t2 <= time.max():
         raise PromptrecError(
-            f"{ds.name}: a split by time needs {time.min():.0f} < t1 < t2 <= {time.max():.0f}, "
-            f"not t1={t1:.0f}, t2={t2:.0f}."
+            f"{ds.name}: a split by time needs {time.min():.15g} < t1 < t2 <= {time.max():.15g}, "
+            f"not t1={t1:.15g}, t2={t2:.15g}. Give such times, or choose another split, such as "
+            "split='leave-one-out'."
         )
     # interactions of each user before t1, before t2, and in all [U]
     before_1 = np.bincount(ds.user[time < t1], minlength=ds.n_users)
@@ -193,7 +194,7 @@ def by_time(ds: Dataset, t1: float | None = None, t2: float | None = None) -> Sp
     start = ds.offsets[:-1]
     valid = (start + before_1)[(before_1 > 0) & (before_2 > before_1)]
     test = (start + before_2)[(before_2 > 0) & (n > before_2)]
-    return Split(ds, f"time {t1:.0f} {t2:.0f}", before_1, valid, test)
+    return Split(ds, f"time {t1:.15g} {t2:.15g}", before_1, valid, test)
 
 
 SPLITS: dict[str, Callable[..., Split]] = {

@@ -11,7 +11,6 @@ __all__ = ['SCHEMA_VERSION', 'RECORD_SCHEMA', 'OtherVersion', 'check_record', 'g
 import json
 import math
 import platform
-import re
 import resource
 import subprocess
 import sys
@@ -26,7 +25,7 @@ import pandas as pd
 import torch
 
 from .. import __version__
-from ..core import PromptrecError, atomic_path, project_path, sha256
+from ..core import PromptrecError, atomic_path, file_name, project_path, sha256
 from ..evaluation.split import REPEATS
 
 # %% ../../nbs/7_experiments/01_records.ipynb #c005
@@ -170,12 +169,13 @@ def check_record(record: dict[str, Any], where: str = "record") -> dict[str, Any
     if type(found) is int and found != SCHEMA_VERSION:
         raise OtherVersion(
             f"{where}: a record of schema version {found}, which this package does not read (it "
-            f"reads {SCHEMA_VERSION}, whose settings have other names). Make the run again."
+            f"reads {SCHEMA_VERSION}, whose settings have other names). Delete it and run again."
         )
     wrong = best_match(_validator().iter_errors(record))
     if wrong is not None:
         raise PromptrecError(
-            f"{where}: {wrong.json_path}: {wrong.message[:300]}. Correct it, or run again."
+            f"{where}: {wrong.json_path}: {wrong.message[:300]}. Correct it, or delete it and run "
+            "again."
         )
     return record
 
@@ -262,8 +262,8 @@ def peak_memory_mb() -> float:
 def record_name(record: dict[str, Any]) -> str:
     "`<dataset>-<model>-seed<seed>-<8 hex of the configuration>`, safe as a file name."
     config = sha256(json.dumps(record["config"], sort_keys=True))[:8]
-    name = f"{record['dataset']}-{record['model']}-seed{record['seed']}-{config}"
-    return re.sub(r"[^\w.+-]+", "_", name)
+    what = f"{file_name(record['dataset'])}-{file_name(record['model'])}"
+    return f"{what}-seed{record['seed']}-{config}"
 
 
 def _plain(value: Any) -> Any:

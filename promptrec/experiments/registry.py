@@ -28,7 +28,7 @@ from ..baselines.linear import Ease, ItemKnn
 from ..baselines.morec import MoRec
 from ..baselines.p5 import P5
 from ..baselines.sasrec import SasRec
-from ..core import PromptrecError, known_name, project_path
+from ..core import PromptrecError, check_name, known_name, project_path
 from ..evaluation.recommender import Recommender
 from ..evaluation.split import PARTS
 from ..mibert.model import MiBert
@@ -170,10 +170,10 @@ def _check_class(model: type, where: str) -> None:
 @cache
 def _own_model(path: Path, class_name: str, sha256: str) -> tuple[str, Model]:
     "Name and row of a class in a file; loaded once for each content of the file (its `sha256`)."
-    model = getattr(_import_file(path), class_name, None)
+    module = vars(_import_file(path))
+    classes = [name for name, thing in module.items() if isinstance(thing, type)]
+    model = module[check_name(f"class of {path}", class_name, classes)]
     where = f"{path}:{class_name}"
-    if not isinstance(model, type):
-        raise PromptrecError(f"{path} has no class {class_name!r}: give path/to/file.py:MyModel.")
     _check_class(model, where)
     name, row = next(iter(models_of(model).items()))
     if name in MODELS:

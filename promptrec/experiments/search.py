@@ -165,13 +165,14 @@ def _begun(path: Path, about: dict[str, Any], given: list[dict[str, Any]]) -> di
     if not path.exists():
         return about | {"trials": []}
     found = json.loads(path.read_text())
-    same = all(
-        found.get(name) == about[name] for name in ("space", "monitor", "data_hash", "split_hash")
-    )
+    names = ("space", "monitor", "candidates", "data_hash", "split_hash")
+    # older searches do not say which candidates: those of the data set's protocol
+    same = all(about[name] == found.get(name, about[name]) for name in names)
     tried = [t["settings"] for t in found["trials"]]
     if not same or any(a != b for a, b in zip(tried, given)):
         raise PromptrecError(
-            f"{path} is a search of another space, metric or data. Delete it to begin again."
+            f"{path} is a search of another space, metric or data, or by other candidates. Delete "
+            "it to begin again."
         )
     return found
 
@@ -185,14 +186,16 @@ def search(
     out_dir: str | Path = "runs",
     data_dir: str | Path | None = None,
     progress: bool = False,
+    candidates: str | None = None,
 ) -> dict[str, Any]:
-    """Try `n` settings of a model on validation, with seed 0; what the file already has is not
-    tried again. Returns what the file has.
+    """Try `n` settings of a model on validation, with seed 0, by `candidates` (None: those of the
+    data set's protocol); what the file already has is not tried again. Returns what the file has.
     """
     base: dict[str, Any] = {
         "dataset": dataset,
         "model": model,
         "preset": preset,
+        "candidates": candidates,
         "data_dir": None if data_dir is None else str(data_dir),
         "out_dir": str(project_path(out_dir) / "search"),
         "resume": True,
@@ -208,6 +211,7 @@ def search(
         "model": model,
         "preset": first.preset,
         "monitor": first.monitor,
+        "candidates": first.candidates,
         "commit": commit,
         "dirty": dirty,
         "device": describe_device(),

@@ -60,7 +60,10 @@ def _load(loader: Callable[..., _Loaded], name: str, path: str, **options: objec
     try:
         return loader(path, **options)
     except (OSError, ValueError) as e:
-        known = ", ".join(n for n, source in SOURCES.items() if source.kind == "model")
+        # those with a configuration; a gguf file holds a language model, see `load_llm`
+        known = ", ".join(
+            n for n, source in SOURCES.items() if any("config.json" in w.files for w in source.ways)
+        )
         raise PromptrecError(
             f"Cannot load the backbone {name!r}: it is no folder with a model, and no hub gave it. "
             f"Without a hub: {known}, or a folder that holds config.json, the weights and the "

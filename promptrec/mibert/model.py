@@ -78,7 +78,8 @@ class MiBertSettings:
         check_minimum(self, 0, "cloze beta")
         if self.top_k > self.experts:
             raise PromptrecError(
-                f"top_k={self.top_k} of experts={self.experts}: at most as many as there are."
+                f"top_k={self.top_k} of experts={self.experts}: use top_k={self.experts} or fewer, or "
+                "more experts."
             )
 
 # %% ../../nbs/4_mibert/08_model.ipynb #c007
@@ -264,7 +265,10 @@ class PromptWindowBatches:
         self.cloze: float = getattr(settings, "cloze", 0.0)
         self.stop = window_rows(split, settings.windows, settings.stride)  # the target rows
         if not len(self.stop):
-            raise PromptrecError(f"{self.ds.name}: no user has two interactions to train on.")
+            raise PromptrecError(
+                f"{self.ds.name}: no user has 2 interactions to train on. Give more data, or use "
+                "itemknn, which needs one."
+            )
         self.start = window_starts(enc, split, self.stop)  # where their histories begin
         whole = Histories(self.ds.item, self.ds.rating, self.ds.offsets)
         total = offsets_of(enc.statement_lengths(whole))

@@ -119,11 +119,15 @@ def _config(name: str, path: str, layers: int | None = None) -> PretrainedConfig
     architectures = config.architectures or ["ForCausalLM"]
     if not any(a.endswith(("ForCausalLM", "LMHeadModel")) for a in architectures):
         raise PromptrecError(
-            f"{name} is a {architectures[0]}, not a causal language model such as Llama."
+            f"{name} is a {architectures[0]}, not a causal language model such as Llama: use "
+            f"{', '.join(_gguf_names())}, a folder with such a model, or a hub's."
         )
     if layers is not None:
         if not 1 <= layers <= config.num_hidden_layers:
-            raise PromptrecError(f"layers={layers}: {name} has {config.num_hidden_layers} layers.")
+            raise PromptrecError(
+                f"layers={layers}: {name} has {config.num_hidden_layers} layers. Use 1 to "
+                f"{config.num_hidden_layers}, or None for all."
+            )
         config.num_hidden_layers = layers
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:layers]

@@ -142,8 +142,8 @@ def enough_memory(batch_size: int) -> Iterator[None]:
     except torch.OutOfMemoryError as e:
         raise PromptrecError(
             f"The device has too little memory for batches of {batch_size}: use a smaller "
-            "batch_size, fewer max_tokens or, where the model has them, recompute=True or "
-            "half_precision=True."
+            "batch_size or, where the model has them, fewer max_tokens or max_items, "
+            "recompute=True or half_precision=True."
         ) from e
 
 # %% ../../nbs/3_training/01_loop.ipynb #571837b7
@@ -199,7 +199,8 @@ def load_state(
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
         raise PromptrecError(
-            f"{path} is no readable checkpoint ({e}). Delete it, or run without resume."
+            f"{path} is no readable checkpoint ({type(e).__name__}). Delete it, or run without "
+            "resume."
         ) from e
     begun = saved["fingerprint"]
     differ = [k for k in begun | fingerprint if begun.get(k) != fingerprint.get(k)]
