@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PromptrecError', 'plain_name', 'check_name', 'known_name', 'check_minimum', 'check_seed', 'atomic_path',
-           'project_path', 'sha256', 'rng', 'seed_everything', 'ragged_arange', 'offsets_of', 'split_8_1_1',
-           'describe_device']
+           'project_path', 'sha256', 'file_name', 'rng', 'seed_everything', 'ragged_arange', 'offsets_of',
+           'split_8_1_1', 'describe_device']
 
 # %% ../nbs/0_core/01_core.ipynb #c002
 import hashlib
@@ -156,6 +156,11 @@ def sha256(*parts: np.ndarray | str | Iterable[str]) -> str:
         for text in strings:
             h.update(f"{len(text)}:{text}".encode())
     return h.hexdigest()
+
+# %% ../nbs/0_core/01_core.ipynb #e1700002
+def file_name(text: str) -> str:
+    "A text as part of the name of a file: letters, digits and ._+- alone, and at most 150 bytes."
+    return re.sub(r"[^\w.+-]+", "_", text).encode()[:150].decode(errors="ignore")
 
 # %% ../nbs/0_core/01_core.ipynb #c022
 def rng(seed: int, *place: int) -> np.random.Generator:

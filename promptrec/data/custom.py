@@ -24,9 +24,16 @@ from pyarrow import compute as pc
 from pyarrow import csv as pacsv
 from pyarrow import parquet as pq
 
-from ..core import PromptrecError
+from ..core import PromptrecError, plain_name
 from .dataset import DOMAINS, Dataset, Domain, make_dataset
-from .parsing import bad_line, drop_odd, impossible_times, read_bytes, read_text
+from promptrec.data.parsing import (
+    bad_line,
+    drop_odd,
+    impossible_times,
+    most_odd,
+    read_bytes,
+    read_text,
+)
 
 # %% ../../nbs/1_data/10_custom.ipynb #c006
 @dataclass(frozen=True, eq=False)
@@ -59,25 +66,32 @@ class _Table:
         if mask.any():
             raise self.bad_row(column, int(mask.argmax()), says, advice)
 
-    def refuse_type(self, column: str, says: str) -> None:
+    def refuse_type(self, column: str, says: str, advice: str = "Repair the file.") -> None:
         "Raise because the whole column is of another type."
         found = self.columns[column].type
         raise PromptrecError(
-            f"{self.path}, column {self.names[column]!r}: {says}, not {found}. Repair the file."
+            f"{self.path}, column {self.names[column]!r}: {says}, not {found}. {advice}"
         )
 
 # %% ../../nbs/1_data/10_custom.ipynb #d007
 _TABLE_INTERACTIONS: dict[str, tuple[str, ...]] = {
-    "user": ("user",),
-    "item": ("item",),
+    "user": ("user", "user_id"),
+    "item": ("item", "item_id"),
     "timestamp": ("timestamp",),
     "rating": ("rating",),
 }
 _TABLE_ITEMS: dict[str, tuple[str, ...]] = {
-    "item": ("item",),
+    "item": ("item", "item_id"),
     "title": ("title",),
     "genres": ("genres",),
 }
+
+
+def _alike(name: str, header: list[str]) -> list[str]:
+    "The columns that are called `name`; if none is, those whose names differ in case, signs and s."
+    plain = plain_name(name).removesuffix("s")
+    same = [other for other in header if other == name]
+    return same or [other for other in header if plain_name(other).removesuffix("s") == plain]
 
 
 def _choose_columns(
@@ -89,10 +103,15 @@ def _choose_columns(
     """
     chosen = {}
     for column, names in want.items():
-        found = [name for name in names if name in header]
+        found = next(filter(None, (_alike(name, header) for name in names)), [])
+        if len(found) > 1:
+            raise PromptrecError(
+                f"{path} has two columns for {column!r}: {', '.join(map(repr, found))}. "
+                "Leave only one."
+            )
         if found:
             chosen[column] = found[0]
-    lack = [" or ".join(map(repr, want[column])) for column in need if column not in chosen]
+    lack = [repr(want[column][0]) for column in need if column not in chosen]
     if lack:
         hint = ""
         if "timestamp" in need and "timestamp" not in chosen:
@@ -102,9 +121,6 @@ def _choose_columns(
             f"Its columns are {', '.join(map(repr, header))}. "
             f"Name the columns so in the first line.{hint}"
         )
-    twice = [name for name in chosen.values() if header.count(name) > 1]
-    if twice:
-        raise PromptrecError(f"{path} has the column {twice[0]!r} twice. Leave only one.")
     return chosen
 
 # %% ../../nbs/1_data/10_custom.ipynb #c010
@@ -155,6 +171,9 @@ def _read_header(
     """The first of `forms` in which `choose(path, header)` finds its columns in the first line;
     the header; and the columns. Raises the error of the form that gives the longest header.
     """
+    if not line.strip():
+        says = "blank, where the names of the columns should be"
+        raise bad_line(path, 1, says, line, "Take blank lines before them away.")
     failed = []
     for form in forms:
         try:
@@ -302,11 +321,20 @@ def _parts(path: Path) -> list[Path]:
 _UNREAD = (".bz2", ".xz", ".zst", ".zip", ".lz4", ".snappy", ".deflate", ".orc", ".avro", ".json")
 
 
+def _begins_as_parquet(path: Path) -> bool:
+    "Whether the first bytes of a file are those of Parquet."
+    try:
+        with open(path, "rb") as f:
+            return f.read(4) == b"PAR1"
+    except OSError:
+        return False  # the reader of text says why
+
+
 def _read_part(
     part: Path, is_parquet: bool, choose: Callable[[Path, list[str]], dict[str, str]]
 ) -> _Table:
-    "One file, Parquet where its folder or its own name says so, else CSV."
-    if is_parquet or ".parquet" in part.suffixes:
+    "One file, Parquet where its folder, its own name or its first bytes say so, else CSV."
+    if is_parquet or ".parquet" in part.suffixes or _begins_as_parquet(part):
         return _read_parquet(part, choose)
     if part.suffix in _UNREAD:
         raise PromptrecError(
@@ -380,23 +408,49 @@ def _is_numeric(kind: pa.DataType) -> bool:
     return whole_or_null or types.is_floating(kind) or types.is_decimal(kind)
 
 
-def _number_text(table: _Table, column: str) -> pa.ChunkedArray:
-    "A column of text without outer blanks, decimals with a point."
+_MISSING = pa.array(["", "na", "n/a", "nan", "null", "none", "<na>", "nat", "\\n"])  # in numbers
+_ONLY_NUMBERS = (  # of ratings
+    "Repair the file: write numbers such as 4.5, without currency, unit or signs between thousands "
+    "(yes and no as 1 and 0), and leave what is unknown empty."
+)
+
+
+def _is_missing(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    "Whether each cell of a column of numbers or times is empty, or says that nothing is known."
+    if not _is_text(cells.type):
+        return cells.is_null(nan_is_null=True)
+    text = pc.utf8_lower(pc.utf8_trim_whitespace(cells.cast(pa.string())))
+    return pc.is_in(text, _MISSING).fill_null(True)
+
+
+def _number_text(table: _Table, column: str, advice: str = "Repair the file.") -> pa.ChunkedArray:
+    """A column of text without outer blanks, decimals with a point.
+
+    Raises where decimals have a comma in some rows, and others may have points between thousands,
+    as in 1.234.
+    """
     text = pc.utf8_trim_whitespace(table.columns[column].cast(pa.string()))
-    return pc.replace_substring(text, ",", ".") if table.decimal_comma else text
+    if table.decimal_comma and pc.any(pc.match_substring(text, ",")).as_py():
+        thousands = pc.match_substring_regex(text, r"^[-+]?[0-9]{1,3}(\.[0-9]{3})+$").fill_null(
+            False
+        )
+        table.refuse(column, thousands, "a point where others have a comma", advice)
+        text = pc.replace_substring(text, ",", ".")
+    return text
 
 
-def _numbers(table: _Table, column: str) -> pa.ChunkedArray:
-    "float64, null where a cell is empty."
+def _numbers(table: _Table, column: str, advice: str = "Repair the file.") -> pa.ChunkedArray:
+    "float64, null where nothing is known."
     numbers = table.columns[column]
+    missing = _is_missing(numbers)
     if _is_text(numbers.type):
-        text = _number_text(table, column)
-        text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
-        fits = pc.match_substring_regex(text, r"^-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$")
-        table.refuse(column, pc.invert(fits).fill_null(False), "not a number")
-        numbers = text
+        numbers = _number_text(table, column, advice)
+        whole_or_decimal = r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"
+        fits = pc.or_(missing, pc.match_substring_regex(numbers, whole_or_decimal).fill_null(True))
+        table.refuse(column, pc.invert(fits), "not a number", advice)
     elif not _is_numeric(numbers.type):
-        table.refuse_type(column, "this should be numbers")
+        table.refuse_type(column, "this should be numbers", advice)
+    numbers = pc.if_else(missing, pa.scalar(None, numbers.type), numbers)
     numbers = numbers.cast(pa.float64(), safe=False)
     finite = pc.is_finite(numbers)
     table.refuse(column, pc.invert(finite).fill_null(False), "not a finite number")
@@ -414,7 +468,9 @@ def _dates(table: _Table, column: str) -> pa.ChunkedArray:
     "ISO dates as timestamps in UTC."
     text = pc.utf8_trim_whitespace(table.columns[column].cast(pa.string()))
     is_date = pc.match_substring_regex(text, _DATE)
-    advice = "Write dates as 2024-05-31 or 2024-05-31T18:30:00."
+    advice = (
+        "Write dates as 2024-05-31 or 2024-05-31T18:30:00. Seconds are written in digits alone."
+    )
     table.refuse(column, pc.invert(is_date), "neither a date nor a number of seconds", advice)
     text = pc.replace_substring(text, "UTC", "Z")  # as BigQuery writes it
     dates = pd.to_datetime(text.to_pandas(), format="ISO8601", utc=True, errors="coerce")
@@ -435,6 +491,18 @@ def _unit(times: np.ndarray) -> str:
         if 1e8 * ticks <= middle < 1e10 * ticks:
             return unit
     return "seconds"
+
+
+def _refuse_two_units(table: _Table, column: str, times: np.ndarray, unit: str) -> None:
+    "Raise where more than a few of the times [n] are dates in another unit than `unit`."
+    for other, ticks in _UNITS.items():
+        size = np.abs(times)
+        dates = (1e8 * ticks <= size) & (size < 1e10 * ticks)
+        if other != unit and dates.sum() > most_odd(len(times)):
+            says = f"a time in {other}, where others are in {unit}"
+            raise table.bad_row(
+                column, int(dates.argmax()), says, "Write all times in the same unit."
+            )
 
 
 def _refuse_lost_digits(table: _Table, column: str, text: pa.ChunkedArray, unit: str) -> None:
@@ -482,6 +550,7 @@ def _times_of_numbers(table: _Table, column: str) -> _Times:
     "Times that are written as numbers."
     raw, numbers = table.columns[column], _numbers(table, column).to_numpy()
     unit, exact = _unit(numbers), None
+    _refuse_two_units(table, column, numbers, unit)
     if _is_text(raw.type):
         text = _number_text(table, column)
         _refuse_lost_digits(table, column, text, unit)
@@ -499,11 +568,7 @@ def _times(table: _Table, column: str) -> _Times:
     "Times as numbers, ISO dates, or Parquet's own dates."
     times = table.columns[column]
     as_text = _is_text(times.type)
-    if as_text:
-        empty = pc.equal(pc.utf8_trim_whitespace(times.cast(pa.string())), "")
-    else:
-        empty = times.is_null()
-    table.refuse(column, empty, "an empty time")
+    table.refuse(column, _is_missing(times), "an empty time")
     if as_text and not re.fullmatch(_NUMBER, times[0].as_py().strip()):
         times = _dates(table, column)
     if pa.types.is_date(times.type):
@@ -525,7 +590,7 @@ def _interactions(table: _Table) -> tuple[pd.DataFrame, dict[str, int]]:
         "exact": times.exact,
     }
     if "rating" in table:
-        columns["rating"] = _numbers(table, "rating").to_pandas()
+        columns["rating"] = _numbers(table, "rating", _ONLY_NUMBERS).to_pandas()
     rows = pd.DataFrame(columns)
 
     def refuse(row: int, says: str) -> PromptrecError:
@@ -563,23 +628,40 @@ def _titles(table: _Table) -> pd.Series:
     return title.where(without_year, title + " (" + year + ")")
 
 
-def _genres(table: _Table, sep: str) -> list[tuple[str, ...]]:
-    "Genres of each item: text with `sep` between them, or a list."
+def _split_genres(text: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Lists of genres from text: with commas in brackets, as a program writes a list; else with the
+    first of bar, semicolon and comma that the column has.
+    """
+    text = pc.utf8_trim_whitespace(text.cast(pa.string()))
+    in_brackets = pc.match_substring_regex(text, r"(?s)^(\[.*\])?$")
+    if pc.all(in_brackets).as_py() and pc.any(pc.match_substring(text, "[")).as_py():
+        names = pc.replace_substring_regex(text, r"^\[|\]$", "")
+        quotes = r"""(^|,)\s*['"]|['"]\s*(,|$)"""  # of a name, not within it
+        for _ in range(2):  # one that ends a name, and one that begins the next
+            names = pc.replace_substring_regex(names, quotes, r"\1\2")
+        return pc.split_pattern(names, ",")
+    seen = [sign for sign in "|;," if pc.any(pc.match_substring(text, sign)).as_py()]
+    return pc.split_pattern(text, seen[0] if seen else "|")
+
+
+def _genres(table: _Table, sep: str | None) -> list[tuple[str, ...]]:
+    "Genres of each item: a list, or text with `sep` between them; None: as `_split_genres` sees."
     genres = table.columns["genres"]
-    kind = genres.type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    if _is_text(kind):
-        genres = pc.split_pattern(genres, sep)
-    elif not is_list or not _is_text(kind.value_type):
-        table.refuse_type("genres", "genres are text or lists of text")
+    if _is_text(genres.type):
+        genres = pc.split_pattern(genres, sep) if sep else _split_genres(genres)
+    else:
+        try:
+            genres = genres.cast(pa.list_(pa.string()))
+        except pa.ArrowException:
+            table.refuse_type("genres", "genres are text or lists of text")
     rows = []
     for names in genres.to_pylist():
         rows.append(tuple(name.strip() for name in names or () if name and name.strip()))
     return rows
 
 # %% ../../nbs/1_data/10_custom.ipynb #c020
-def _items(table: _Table, sep: str = "|") -> pd.DataFrame:
-    "The catalogue as `make_dataset` takes it; `sep` stands between genres."
+def _items(table: _Table, sep: str | None = None) -> pd.DataFrame:
+    "The catalogue as `make_dataset` takes it; `sep` stands between genres, see `_genres`."
     items = pd.DataFrame({"item": _ids(table, "item").to_pandas()})
     twice = pa.chunked_array([items["item"].duplicated().to_numpy()])
     table.refuse("item", twice, "a second item with this id")
@@ -662,7 +744,10 @@ def _find_one(folder: Path, *names: str) -> Path:
             f"{folder} has {' and '.join(path.name for path in found)}. "
             "Leave only the one that is meant."
         )
-    raise PromptrecError(f"{folder} has no {', '.join(names[:-1])} or {names[-1]}.")
+    there = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
+    raise PromptrecError(
+        f"{folder} holds {there}, and has no {', '.join(names[:-1])} or {names[-1]}."
+    )
 
 
 def _read_own_table(path: Path, want: dict[str, tuple[str, ...]], need: tuple[str, ...]) -> _Table:

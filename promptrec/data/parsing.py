@@ -19,6 +19,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -83,11 +84,17 @@ def _not_utf8(path: str | Path, line: int, raw: bytes) -> PromptrecError:
     )
 
 # %% ../../nbs/1_data/03_parsing.ipynb #c007
+def _opener(path: Path) -> Callable[..., Any]:
+    "What opens a file: gzip's where its name or its first bytes say so."
+    with open(path, "rb") as f:
+        return gzip.open if path.suffix == ".gz" or f.read(2) == b"\x1f\x8b" else open
+
+
 def _blocks(path: Path, size: int) -> Iterator[bytes]:
     "The file, gunzipped, in blocks of whole lines of about `size` bytes."
     carry = b""  # the beginning of a line that the block before ended in
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as f:
+        with _opener(path)(path, "rb") as f:
             while block := f.read(size):
                 whole, line_break, rest = block.rpartition(b"\n")
                 if line_break:
@@ -96,7 +103,10 @@ def _blocks(path: Path, size: int) -> Iterator[bytes]:
                 else:
                     carry += block
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-        raise PromptrecError(f"{path}: broken gzip ({e}). Fetch it again.") from e
+        raise PromptrecError(
+            f"{path}: broken gzip ({e}). Fetch it again, or, where it was never "
+            "zipped, take .gz off its name."
+        ) from e
     except OSError as e:
         raise PromptrecError(
             f"{path}: cannot be read ({e.strerror or e}). Check that it is there and readable."
@@ -128,15 +138,37 @@ def _unmarked(path: str | Path, raw: bytes) -> bytes:
         ) from None
 
 
+_NO_TEXT = {  # what a file begins with that is none, whatever its name -> what it is
+    b"PK\x03\x04": "a ZIP archive or a spreadsheet (.xlsx)",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet (.xls)",
+    b"PAR1\x15": "Parquet",
+    b"BZh91AY": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"(\xb5/\xfd": "zstd",
+    b"SQLite format 3": "a database (SQLite)",
+    b"\x89HDF": "HDF5",
+}
+
+
+def _refuse_no_text(path: str | Path, raw: bytes) -> None:
+    "Raise where the bytes of a file are those of something else than text."
+    for begins, kind in _NO_TEXT.items():
+        if raw.startswith(begins):
+            raise PromptrecError(
+                f"{path} is no text, but {kind}. Unpack it, or save it as text (CSV)."
+            )
+
+
 def read_bytes(path: str | Path) -> bytes:
     """The file's bytes, gunzipped, without a byte order mark or line breaks at the end.
 
     Text whose mark says UTF-16 or UTF-32 is UTF-8 here. Raises where the file is empty, or is
-    UTF-16 without a mark.
+    UTF-16 without a mark, or no text at all.
     """
     raw = _unmarked(path, b"".join(_blocks(Path(path), 1 << 28))).rstrip(b"\r\n")
     if not raw:
         raise PromptrecError(f"{path} is empty. Fetch it again.")
+    _refuse_no_text(path, raw)
     if _has_zeros(raw[:1000]):
         raise _not_utf8(path, 1, raw[:1000])
     return raw

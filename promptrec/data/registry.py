@@ -173,13 +173,14 @@ def find_dataset(
     place = data_dir or os.environ.get("PROMPTREC_DATA")
     named = {_spelled(name): name for name in DATASETS}.get(_spelled(given))
     path = project_path(given)
-    if named and not path.exists():
+    exists = os.path.exists(path)  # False, too, for names that are longer than any may be
+    if named and not exists:
         return named, None
-    if not path.exists() and place:
+    if not exists and place:
         path = project_path(place) / given
-    if path.is_file():
+    if os.path.isfile(path):
         return _in_file(path), path
-    if path.is_dir():
+    if os.path.isdir(path):
         return _in_folder(path), path
     raise _unknown(given)
 
