@@ -7,6 +7,7 @@ import ast
 import json
 import re
 import shutil
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -45,14 +46,17 @@ from promptrec.experiments.run import (
     configure,
     execute,
     known_parameters,
+    parse_arguments,
     prepare,
     restore,
     train,
 )
 from promptrec.experiments.search import chosen, search
 from promptrec.mibert.encoder import load_encoder, load_tokenizer
+from promptrec.reproduction.rows import read_results
 from promptrec.sbtrec.language_model import llm_path, load_llm
 from promptrec.testing.datasets import dataset_of
+from promptrec.testing.records import invented_record
 
 
 def said(call, *args, **given):
@@ -330,6 +334,36 @@ def test_own_data_called_as_a_known_data_set(tmp_path):
     assert load_dataset(str(folder.rename(tmp_path / "my-films"))).n_users == 6
 
 
+@pytest.fixture
+def movielens(tmp_path):
+    "A made-up MovieLens 1M, zipped: the folder of the archive, and its two files."
+    rows = [(user, item, 5, 9 * user + item) for user in range(1, 7) for item in range(1, 7)]
+    films = [(item, f"Film {item} (1990)", "Drama") for item in range(1, 7)]
+    texts = {
+        name: "".join("::".join(map(str, row)) + "\n" for row in lines)
+        for name, lines in {"ratings.dat": rows, "movies.dat": films}.items()
+    }
+    folder = write(tmp_path / "data", {})
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "ml-1m.zip", "w") as archive:
+        for name, text in texts.items():
+            archive.writestr(f"ml-1m/{name}", text)
+    return folder, texts
+
+
+def test_an_archive_that_is_another(movielens):
+    folder, texts = movielens
+    text = said(load_dataset, "ml-1m", folder)
+    [called] = named("unpack it by hand into a folder called (.+)[.]$", text)
+    write(folder / called, texts)
+    assert load_dataset("ml-1m", folder).n_users == 6
+    (folder / called / "movies.dat").unlink()
+    [lacking] = named("lacks (.+), which ml-1m needs. Put it", said(load_dataset, "ml-1m", folder))
+    (folder / called / lacking).write_text(texts[lacking])
+    assert load_dataset("ml-1m", folder).n_users == 6
+    assert "Name one that is there" in said(load_dataset, "ml-1m", folder / "elsewhere")
+
+
 # Splits and candidates ------------------------------------------------------------------------
 
 
@@ -428,7 +462,10 @@ def test_few_items_for_every_kind_of_model(model, run_on, tmp_path):
 def test_candidates_of_another_split():
     split, other = (leave_one_out(dataset_of([range(4), range(2, n)] * 2)) for n in (9, 8))
     model = Popularity(split.dataset)
+    assert "call fit or load first" in said(evaluate, model, split, full=True)
     model.fit(split)
+    assert "give candidates, or full=True" in said(evaluate, model, split, full=False)
+    assert len(evaluate(model, split, full=True))
     given = {"split": split, "part": "test"}
     wrong, right = (uniform_candidates(s, n=1) for s in (other, split))
     text = said(lambda: evaluate(model, **given, candidates=wrong))
@@ -500,6 +537,9 @@ def test_limits_of_the_encoder(run_on):
     assert built(max_tokens=int(least))
     low, high = named("Use (\\d+) to (\\d+), or None", said(built, layers=99))
     assert built(layers=int(low)) and built(layers=int(high))
+    text = said(built, verb="reads " * 600, max_tokens=512)
+    assert "the model reads 512: use shorter words for prefix, verb and rating" in text
+    assert built(verb="reads", max_tokens=512)
     [most] = named("use top_k=(.+) or fewer", said(built, top_k=9))
     assert built(top_k=int(most))
 
@@ -519,6 +559,17 @@ def test_ease_on_data_that_are_too_regular_or_too_large(run_on, monkeypatch):
     monkeypatch.setattr(linear, "free_memory", lambda: 0)
     [other] = named("Use (\\w+), which", said(lambda: made(run_on(model="ease"))))
     assert made(run_on(model=other)).record
+
+
+def test_a_loss_that_overflows(run_on):
+    def trained(**given):
+        return train(*run_on(model="sasrec", epochs=1, **given))
+
+    text = said(trained, lr=1e38, batch_size=4)
+    assert "Use a smaller lr or clip, or precision='no'" in text
+    assert "use a smaller lr or clip" in said(trained, lr=1e38, batch_size=64)
+    for batch_size in (4, 64):
+        assert trained(lr=1e-3, clip=0.5, precision="no", batch_size=batch_size)
 
 
 def test_too_little_memory(run_on, monkeypatch):
@@ -631,7 +682,11 @@ def test_sbtrec_on_few_items_and_users(folders, run_on):
     [least] = named("ask for negatives=(\\d+) or fewer", said(trained, negatives=99))
     assert trained(negatives=int(least), codes=4)
     [most] = named("use at most (\\d+) codes", said(trained, codes=9999))
-    assert trained(codes=int(most))
+    model = trained(codes=int(most))[0]
+    split = run_on(split="users")[1].split
+    assert "give candidates [B, C]" in said(model.score, split.histories("test"))
+    targets = split.targets("test")[:, None]
+    assert model.score(split.histories("test"), targets).shape == targets.shape
 
 
 def test_a_server_and_what_it_may_cost():
@@ -707,6 +762,39 @@ def test_a_checkpoint_that_cannot_be_read(follow, run_on):
     else:
         run = run_on(**given | {"resume": False})
     assert made(run).record["metrics"]
+
+
+def test_data_that_come_back(own, run_on, monkeypatch):
+    "'Resume as it was begun', 'give the data that it was trained on'."
+    given = {"model": "sasrec", "epochs": 2, "resume": True}
+    table, whole = own / "interactions.csv", (own / "interactions.csv").read_text()
+    with monkeypatch.context() as context:  # stopped before anything is evaluated
+        context.setattr("promptrec.experiments.run.evaluate_run", None)
+        with pytest.raises(TypeError):
+            made(run_on(**given))
+    table.write_text(f"{whole}reader 0,b29,99\n")
+    text = said(lambda: made(run_on(**given)))
+    assert "Resume as it was begun, or delete it" in text
+    table.write_text(whole)
+    assert made(run_on(**given)).record["curves"]
+    table.write_text(f"{whole}reader 0,b29,99\n")
+    assert "Give the data that it was trained on" in said(restore, *run_on(**given))
+    table.write_text(whole)
+    assert restore(*run_on(**given))
+
+
+def test_records_that_do_not_go_together(tmp_path):
+    assert "give the folder of records, or make some" in said(read_results, tmp_path, "a")
+    path = invented_record(tmp_path, {"model": "markov"}, 0.0)
+    shutil.copytree(tmp_path, tmp_path / "again")
+    assert "are the same run. Keep one of them" in said(read_results, tmp_path, "a")
+    shutil.rmtree(tmp_path / "again")
+    pd.read_parquet(path.with_suffix(".parquet"))[::2].to_parquet(path.with_suffix(".parquet"))
+    assert "Delete both and run again" in said(read_results, tmp_path, "a")
+    path.unlink()
+    path.with_suffix(".parquet").unlink()
+    invented_record(tmp_path, {"model": "markov"}, 0.0)
+    assert len(read_results(tmp_path, "a").runs) == 1
 
 
 def test_a_folder_that_cannot_be_written(run_on, tmp_path):
@@ -827,6 +915,11 @@ def test_tuning_on_few_items(own, notebook, tmp_path, monkeypatch):
     [largest] = named("ask for candidates='(.+)', or", said(lambda: notebook("tune", **given)))
     notebook("tune", **given, candidates=largest)
     assert [run["candidates"] for run in runs] == [largest]
+
+
+def test_words_of_a_command():
+    assert "'epochs' is not name=value" in said(parse_arguments, ["epochs"])
+    assert parse_arguments(["epochs=3"]) == {"epochs": 3}
 
 
 def test_shards(tmp_path):

@@ -253,7 +253,7 @@ def test_papermill_knows_every_documented_parameter(root, name):
     if name == "train":
         documented = {n for model in MODELS for n in known_parameters(model)} | {"progress"}
     else:
-        words = re.search(r'check_parameters\(\s*globals\(\), "([^"]+)"', text)[1]
+        words = re.search(r'check_parameters\(\s*globals\(\),\s*"([^"]+)"', text)[1]
         documented = set(words.split())
     assert known == documented
 

@@ -38,7 +38,7 @@ def ranks_of(
     if bad.any():
         raise PromptrecError(
             f"{bad.sum()} of {len(scores)} rows have NaN scores, the first is row {bad.argmax()}: "
-            "the model has diverged."
+            "the model has diverged. Where it is trained, use a smaller lr or clip."
         )
     target = scores[np.arange(len(scores)), column]
     return (scores >= target[:, None]).sum(1)

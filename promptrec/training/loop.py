@@ -243,7 +243,7 @@ def check_loss(state: LoopState, lr: float) -> None:
     if not math.isfinite(float(state.sums["loss"])):
         raise Diverged(
             f"The loss is not finite by step {state.step} of epoch {state.epoch + 1} (learning "
-            f"rate {lr:.2g}). Use a smaller learning rate or clip, or precision='no'."
+            f"rate {lr:.2g}). Use a smaller lr or clip, or precision='no'."
         )
 
 # %% ../../nbs/3_training/01_loop.ipynb #46f79c0a
