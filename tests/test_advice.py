@@ -152,7 +152,7 @@ DIGITS = [(user, item[1:], time) for user, item, time in SHOP]
 FILES = {
     "no header": (interactions(NO_HEAD), "Name the columns so in the first line", {}),
     "other names": (
-        interactions(table("customer,product,time", SHOP)),
+        interactions(table("wer,was,wann", SHOP)),
         "Name the columns so in the first line",
         {},
     ),
