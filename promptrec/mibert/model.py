@@ -78,8 +78,8 @@ class MiBertSettings:
         check_minimum(self, 0, "cloze beta")
         if self.top_k > self.experts:
             raise PromptrecError(
-                f"top_k={self.top_k} of experts={self.experts}: use top_k={self.experts} or fewer, or "
-                "more experts."
+                f"top_k={self.top_k} of experts={self.experts}: use top_k={self.experts} or fewer, "
+                "or more experts."
             )
 
 # %% ../../nbs/4_mibert/08_model.ipynb #c007
