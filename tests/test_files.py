@@ -519,3 +519,149 @@ def test_one_odd_rating_of_a_release_is_dropped(tmp_path, name, odd, says):
 def test_names_of_files_that_are_read(tmp_path):
     with pytest.raises(PromptrecError, match="has no interactions.csv, .*interactions.parquet"):
         read_folder(write(Path(tmp_path) / "x", {"readme.txt": "nothing"}))
+
+
+# ---- names of columns, numbers and genres as others write them ----
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        ["User", "ITEM", "Timestamp", "Rating"],
+        ["user_id", "item_id", "timestamp", "rating"],
+        [" UserId", "ItemId ", "timeStamp", "Ratings"],
+    ],
+)
+def test_columns_in_any_spelling(tmp_path, plain, head):
+    catalogue = items().replace("item,title,genres", "Item_ID,Title,Genre", 1)
+    files = {"interactions.csv": table(head, shop()), "items.csv": catalogue}
+    assert as_read(tmp_path, files).hash == plain.hash
+
+
+def test_a_name_as_it_is_comes_before_those_alike(tmp_path, plain):
+    rows = [(*row, "x") for row in shop()]
+    text = table(["user", "item", "timestamp", "rating", "Rating"], rows)
+    assert as_read(tmp_path, {"interactions.csv": text, "items.csv": items()}).hash == plain.hash
+    text = table(["user", "item", "timestamp", "Rating", "ratings"], rows)
+    with pytest.raises(PromptrecError, match="two columns for 'rating': 'Rating', 'ratings'"):
+        as_read(tmp_path, {"interactions.csv": text, "items.csv": items()})
+
+
+@pytest.mark.parametrize("word", ["", "NaN", "nan", "NA", "NULL", "None", "N/A", r"\N"])
+def test_ratings_that_are_not_known(tmp_path, word):
+    rows = [(*row[:3], word if n % 2 else row[3]) for n, row in enumerate(shop())]
+    ds = as_read(tmp_path, {"interactions.csv": interactions(rows), "items.csv": items()})
+    assert np.isnan(ds.rating).sum() == len(rows) // 2
+
+
+def test_nan_in_parquet_is_a_rating_that_is_not_known(tmp_path):
+    rows = [(*row[:3], np.nan if n % 2 else 4.0) for n, row in enumerate(shop())]
+    ds = as_read(tmp_path, {"interactions.parquet": parquet(rows), "items.csv": items()})
+    assert np.isnan(ds.rating).sum() == len(rows) // 2
+
+
+@pytest.mark.parametrize("written, rating", [("+4", 4), (".5", 0.5), ("5.", 5), ("-2", -2)])
+def test_numbers_in_any_form(tmp_path, written, rating):
+    rows = [(*row[:3], written) for row in shop()]
+    ds = as_read(tmp_path, {"interactions.csv": interactions(rows), "items.csv": items()})
+    assert (ds.rating == rating).all()
+
+
+@pytest.mark.parametrize("written", ["$4.50", "4,50 €", "1,234", "True", "4/5", "85%", "inf"])
+def test_what_is_no_rating_is_named_and_the_advice_works(tmp_path, written):
+    def read(value):
+        rows = [(*row[:3], value if n == 2 else 4) for n, row in enumerate(shop())]
+        return as_read(tmp_path, {"interactions.csv": interactions(rows), "items.csv": items()})
+
+    with pytest.raises(PromptrecError, match=re.escape(f"not a number: {written!r}")) as e:
+        read(written)
+    assert "line 4, column 'rating'" in str(e.value)
+    assert np.nanmax(read(re.search(r"numbers such as (\S+),", str(e.value)).group(1)).rating) > 4
+    assert "leave what is unknown empty" in str(e.value)
+    assert np.isnan(read("").rating).sum() == 1
+
+
+def test_points_between_thousands_are_no_decimals(tmp_path):
+    rows = [(*row[:3], "1.234" if n % 2 else "4,5") for n, row in enumerate(shop())]
+    with pytest.raises(PromptrecError, match="a point where others have a comma: '1.234'"):
+        as_read(tmp_path, {"interactions.csv": interactions(rows, ";"), "items.csv": items()})
+    rows = [(*row[:3], "1234" if n % 2 else "4,5") for n, row in enumerate(shop())]
+    files = {"interactions.csv": interactions(rows, ";"), "items.csv": items()}
+    assert set(as_read(tmp_path, files).rating) == {1234, 4.5}
+
+
+GENRES = ("Sci-Fi & Fantasy", "Children's", "Noir")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "|".join(GENRES),
+        "; ".join(GENRES),
+        ", ".join(GENRES),
+        str(list(GENRES)),
+        json.dumps(GENRES),
+        str(np.array(GENRES)),
+    ],
+)
+def test_genres_as_others_write_them(tmp_path, written):
+    rows = [(i, "a title; or, two", written if i > "001" else "") for i in TITLES]
+    files = {"items.csv": table(["item", "title", "genres"], rows)}
+    ds = as_read(tmp_path, files | {"interactions.csv": interactions(shop())})
+    assert set(ds.items["genres"]) == {(), GENRES}
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.null(), pa.list_(pa.string(), 1), pa.list_(pa.dictionary(pa.int8(), pa.string()))]
+)
+def test_genres_of_any_type_of_parquet(tmp_path, kind):
+    known = kind != pa.null()
+    columns = {"item": list(TITLES), "title": list(TITLES)}
+    columns["genres"] = pa.array([["A"] if known else None] * len(TITLES), kind)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    files = {"items.parquet": sink.getvalue().to_pybytes()}
+    ds = as_read(tmp_path, files | {"interactions.csv": interactions(shop())})
+    assert set(ds.items["genres"]) == {("A",) if known else ()}
+
+
+def test_what_a_file_is_is_seen_in_its_bytes(tmp_path, plain):
+    text = interactions(shop())
+    for content in (gzip.compress(text.encode()), parquet(shop())):
+        files = {"interactions.csv": content, "items.csv": items()}
+        assert as_read(tmp_path, files).hash == plain.hash
+    with pytest.raises(PromptrecError, match="where it was never zipped, take .gz off its name"):
+        as_read(tmp_path, {"interactions.csv.gz": text, "items.csv": items()})
+    with pytest.raises(PromptrecError, match=r"no text, but .* a spreadsheet \(.xlsx\)"):
+        as_read(tmp_path, {"interactions.csv": b"PK\x03\x04\x14\x00", "items.csv": items()})
+
+
+def test_the_error_for_a_missing_file_says_what_is_there(tmp_path):
+    with pytest.raises(PromptrecError, match="holds Interactions.CSV, items.csv, and has no"):
+        as_read(tmp_path, {"Interactions.CSV": interactions(shop()), "items.csv": items()})
+
+
+def test_blank_lines_before_the_names_of_columns(tmp_path):
+    files = {"interactions.csv": "\n\n" + interactions(shop()), "items.csv": items()}
+    with pytest.raises(PromptrecError, match="line 1: blank, where the names of the columns"):
+        as_read(tmp_path, files)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda time: time * 1000, "milliseconds"),
+        (lambda time: time * 10**9, "nanoseconds"),
+        (lambda time: 0, "no time, where others are in seconds: '0'"),
+        (lambda time: f"{time:.3E}", "have lost their last digits"),
+    ],
+)
+@pytest.mark.parametrize("one_in", [2, 5])
+def test_times_of_two_clocks_are_an_error(tmp_path, change, says, one_in):
+    rows = [
+        (user, item, time if n % one_in else change(time), rating)
+        for n, (user, item, time, rating) in enumerate(shop())
+    ]
+    with pytest.raises(PromptrecError, match=says) as e:
+        as_read(tmp_path, {"interactions.csv": interactions(rows), "items.csv": items()})
+    assert re.search(r"line \d+, column 'timestamp'", str(e.value))

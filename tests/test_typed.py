@@ -233,6 +233,21 @@ def test_a_single_file(own, tmp_path):
     assert load_dataset(str(folder)).n_users == load_dataset(str(own)).n_users
 
 
+@pytest.mark.parametrize("name", ["x" * 240, "é" * 120, "日" * 80])
+def test_a_folder_with_a_very_long_name(own, tmp_path, name):
+    folder = own.rename(own.with_name(name))
+    given = {"dataset": str(folder), "model": "popularity", "preset": "tiny"}
+    run = configure(**given, candidates="uniform-5", out_dir=str(tmp_path / "runs"))
+    result = execute(run, prepare(run))
+    assert result.path.is_file() and result.record["dataset"] == name
+
+
+@pytest.mark.parametrize("typed", ["x" * 300, "/tmp/" + "x" * 300, "/tmp/" + "x/" * 3000])
+def test_a_path_longer_than_any_may_be(typed):
+    with pytest.raises(PromptrecError, match="Or give the path of a folder"):
+        configure(dataset=typed, model="popularity")
+
+
 def test_a_path_that_is_not_there(tmp_path):
     with pytest.raises(PromptrecError, match=f"There is no folder {tmp_path}/nowhere"):
         configure(dataset=f"{tmp_path}/nowhere", model="popularity")

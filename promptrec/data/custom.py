@@ -6,12 +6,13 @@
 __all__ = ['read_folder']
 
 # %% ../../nbs/1_data/10_custom.ipynb #d020
+import ast
 import csv
 import io
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -30,7 +31,6 @@ from promptrec.data.parsing import (
     bad_line,
     drop_odd,
     impossible_times,
-    most_odd,
     read_bytes,
     read_text,
 )
@@ -493,29 +493,33 @@ def _unit(times: np.ndarray) -> str:
     return "seconds"
 
 
-def _refuse_two_units(table: _Table, column: str, times: np.ndarray, unit: str) -> None:
-    "Raise where more than a few of the times [n] are dates in another unit than `unit`."
-    for other, ticks in _UNITS.items():
-        size = np.abs(times)
-        dates = (1e8 * ticks <= size) & (size < 1e10 * ticks)
-        if other != unit and dates.sum() > most_odd(len(times)):
-            says = f"a time in {other}, where others are in {unit}"
-            raise table.bad_row(
-                column, int(dates.argmax()), says, "Write all times in the same unit."
-            )
+def _refuse_two_clocks(table: _Table, column: str, times: np.ndarray, unit: str) -> None:
+    "Raise where more than one in ten of the times [n] are dates in another unit than `unit`, or 0."
+    size = np.abs(times)
+    dates = {name: (1e8 * ticks <= size) & (size < 1e10 * ticks) for name, ticks in _UNITS.items()}
+    ours = dates.pop(unit)
+    wrong = {f"a time in {name}": mask for name, mask in dates.items()}
+    if 2 * ours.sum() >= len(times):  # else the clock is another one, and 0 may be its begin
+        wrong["no time"] = times == 0
+    for what, mask in wrong.items():
+        if 10 * mask.sum() > len(times):
+            says = f"{what}, where others are in {unit}"
+            advice = "Write all times in the same unit, or number the rows in their order."
+            raise table.bad_row(column, int(mask.argmax()), says, advice)
 
 
 def _refuse_lost_digits(table: _Table, column: str, text: pa.ChunkedArray, unit: str) -> None:
-    "Raise where all times are in scientific notation, and none is exact to a thousand seconds."
+    "Raise where times are in scientific notation, and none of those is exact to 1,000 seconds."
     parts = pc.extract_regex(text, _EXPONENT)
-    if parts.null_count:
+    scientific = parts.is_valid().to_numpy()
+    if not scientific.any():
         return
     decimals = pc.utf8_length(pc.struct_field(parts, "decimals")).fill_null(0).to_numpy()
     exponent = pc.struct_field(parts, "exponent").cast(pa.float64()).to_numpy()
-    if (exponent - decimals).min() >= 3 + np.log10(_UNITS[unit]):
+    if (exponent - decimals)[scientific].min() >= 3 + np.log10(_UNITS[unit]):
         raise table.bad_row(
             column,
-            0,
+            int(scientific.argmax()),
             "times in scientific notation have lost their last digits, and with them the order",
             "Write whole numbers or ISO dates, from where the times come from (in a spreadsheet: "
             "give the column the format of a number without decimals, then save).",
@@ -550,7 +554,7 @@ def _times_of_numbers(table: _Table, column: str) -> _Times:
     "Times that are written as numbers."
     raw, numbers = table.columns[column], _numbers(table, column).to_numpy()
     unit, exact = _unit(numbers), None
-    _refuse_two_units(table, column, numbers, unit)
+    _refuse_two_clocks(table, column, numbers, unit)
     if _is_text(raw.type):
         text = _number_text(table, column)
         _refuse_lost_digits(table, column, text, unit)
@@ -628,34 +632,45 @@ def _titles(table: _Table) -> pd.Series:
     return title.where(without_year, title + " (" + year + ")")
 
 
-def _split_genres(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Lists of genres from text: with commas in brackets, as a program writes a list; else with the
-    first of bar, semicolon and comma that the column has.
-    """
+def _written_lists(text: list[str | None]) -> list[list[str]] | None:
+    "The lists that cells hold as Python, JSON or NumPy write them; None where a cell is no list."
+    if not any(cell and cell.startswith("[") for cell in text):
+        return None
+    lists = []
+    for cell in text:
+        with_commas = re.sub(r"""(['"])\s+(['"])""", r"\1, \2", cell or "[]")  # NumPy has none
+        try:
+            names = ast.literal_eval(with_commas)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return None
+        lists.append(names)
+    return lists
+
+
+def _split_genres(text: pa.ChunkedArray) -> Sequence[list[str] | None]:
+    "Lists of genres from text that is lists, or has bars, or else semicolons, or else commas."
     text = pc.utf8_trim_whitespace(text.cast(pa.string()))
-    in_brackets = pc.match_substring_regex(text, r"(?s)^(\[.*\])?$")
-    if pc.all(in_brackets).as_py() and pc.any(pc.match_substring(text, "[")).as_py():
-        names = pc.replace_substring_regex(text, r"^\[|\]$", "")
-        quotes = r"""(^|,)\s*['"]|['"]\s*(,|$)"""  # of a name, not within it
-        for _ in range(2):  # one that ends a name, and one that begins the next
-            names = pc.replace_substring_regex(names, quotes, r"\1\2")
-        return pc.split_pattern(names, ",")
+    lists = _written_lists(text.to_pylist())
+    if lists is not None:
+        return lists
     seen = [sign for sign in "|;," if pc.any(pc.match_substring(text, sign)).as_py()]
-    return pc.split_pattern(text, seen[0] if seen else "|")
+    return pc.split_pattern(text, seen[0] if seen else "|").to_pylist()
 
 
 def _genres(table: _Table, sep: str | None) -> list[tuple[str, ...]]:
     "Genres of each item: a list, or text with `sep` between them; None: as `_split_genres` sees."
     genres = table.columns["genres"]
     if _is_text(genres.type):
-        genres = pc.split_pattern(genres, sep) if sep else _split_genres(genres)
+        lists = pc.split_pattern(genres, sep).to_pylist() if sep else _split_genres(genres)
     else:
         try:
-            genres = genres.cast(pa.list_(pa.string()))
+            lists = genres.cast(pa.list_(pa.string())).to_pylist()
         except pa.ArrowException:
             table.refuse_type("genres", "genres are text or lists of text")
     rows = []
-    for names in genres.to_pylist():
+    for names in lists:
         rows.append(tuple(name.strip() for name in names or () if name and name.strip()))
     return rows
 
