@@ -665,3 +665,14 @@ def test_times_of_two_clocks_are_an_error(tmp_path, change, says, one_in):
     with pytest.raises(PromptrecError, match=says) as e:
         as_read(tmp_path, {"interactions.csv": interactions(rows), "items.csv": items()})
     assert re.search(r"line \d+, column 'timestamp'", str(e.value))
+
+
+def test_columns_in_names_of_folders_are_named(tmp_path, plain):
+    def parts(name):
+        return {
+            f"interactions.parquet/{name}={n}/part-0.parquet": parquet(shop()[n::2]) for n in (0, 1)
+        }
+
+    with pytest.raises(PromptrecError, match="has the column 'rating' in names of folders such as"):
+        as_read(tmp_path, parts("rating") | {"items.csv": items()})
+    assert len(as_read(tmp_path, parts("day") | {"items.csv": items()})) == len(plain)

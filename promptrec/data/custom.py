@@ -765,13 +765,27 @@ def _find_one(folder: Path, *names: str) -> Path:
     )
 
 
+def _refuse_partitions(path: Path, parts: list[Path], want: dict[str, tuple[str, ...]]) -> None:
+    "Raise where a column of `want` stands in names of folders of parts, as Spark partitions by it."
+    for part in parts:
+        for step in part.relative_to(path).parts[:-1]:
+            column, sign, _ = step.partition("=")
+            if sign and any(_alike(name, [column]) for names in want.values() for name in names):
+                raise PromptrecError(
+                    f"{path} has the column {column!r} in names of folders such as {step!r}, which "
+                    "are not read. Write it without partitions."
+                )
+
+
 def _read_own_table(path: Path, want: dict[str, tuple[str, ...]], need: tuple[str, ...]) -> _Table:
     "A CSV or Parquet file, or a folder of parts."
 
     def choose(path: Path, header: list[str]) -> dict[str, str]:
         return _choose_columns(path, header, want, need)
 
-    tables = [_read_part(part, path.suffix == ".parquet", choose) for part in _parts(path)]
+    parts = _parts(path)
+    _refuse_partitions(path, parts, want)
+    tables = [_read_part(part, path.suffix == ".parquet", choose) for part in parts]
     return _not_empty(_join(path, [table for table in tables if len(table)] or tables[:1]))
 
 
