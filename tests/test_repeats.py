@@ -3,6 +3,7 @@ rule; what an error about candidates advises works.
 """
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from promptrec.data.filters import keep_first
 from promptrec.evaluation.candidates import draw_candidates
 from promptrec.evaluation.metrics import evaluate, rivals
 from promptrec.evaluation.split import REPEATS, Split, leave_one_out
-from promptrec.experiments.plots import result_table
+from promptrec.experiments.plots import repeat_note, result_table
 from promptrec.experiments.records import read_record
 from promptrec.experiments.registry import MODELS
 from promptrec.experiments.run import configure, execute, prepare, split_of
@@ -291,3 +292,10 @@ def test_a_seed_is_checked_alike_for_all_models(seed):
         f"Parameter seed={seed!r} must be a whole number from 0 to 4294967295, such as 0."
     }
     assert configure(model="popularity", seed=2**32 - 1).seed == 2**32 - 1
+
+
+@pytest.mark.parametrize("items, advice", [(1, "use data with several items"), (2, "repeats=keep")])
+def test_what_is_advised_where_any_model_ranks_first(items, advice):
+    ds = dataset_of([[n % items for n in range(6)] for _ in range(4)])
+    assert repeat_note(leave_one_out(ds)).endswith(advice)
+    assert items == 1 or "first" not in repeat_note(replace(leave_one_out(ds), repeats="keep"))

@@ -148,9 +148,11 @@ def repeat_note(split: Split) -> str:
         f"(repeats={split.repeats}: {_RULES[split.repeats]})"
     ]
     if alone.any():
+        several = split.dataset.n_items > 1
         lines.append(
             f"{alone.sum():,} targets have no item left to be ranked against in the full "
-            "catalogue, so any model ranks them first: ask for repeats=keep"
+            "catalogue, so any model ranks them first: "
+            + ("ask for repeats=keep" if several else "use data with several items")
         )
     return "\n".join(lines)
 
