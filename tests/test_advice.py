@@ -39,18 +39,10 @@ from promptrec.evaluation.metrics import evaluate
 from promptrec.evaluation.recommender import load_model, recommend, save_model
 from promptrec.evaluation.split import by_users, leave_one_out
 from promptrec.experiments import grid
+from promptrec.experiments.parameters import configure, known_parameters
 from promptrec.experiments.records import read_record
 from promptrec.experiments.registry import MODELS
-from promptrec.experiments.run import (
-    build,
-    configure,
-    execute,
-    known_parameters,
-    parse_arguments,
-    prepare,
-    restore,
-    train,
-)
+from promptrec.experiments.run import build, execute, parse_arguments, prepare, restore, train
 from promptrec.experiments.search import chosen, search
 from promptrec.mibert.encoder import load_encoder, load_tokenizer
 from promptrec.reproduction.rows import read_results

@@ -487,8 +487,9 @@ def test_the_key_is_nowhere(bad, chat, h, monkeypatch):
 
 
 def test_a_chat_model_is_a_run_like_any_other(tmp_path, monkeypatch):
+    from promptrec.experiments.parameters import configure
     from promptrec.experiments.records import read_record
-    from promptrec.experiments.run import configure, execute, prepare
+    from promptrec.experiments.run import execute, prepare
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "films"

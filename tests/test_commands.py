@@ -9,8 +9,9 @@ import nbformat
 import pytest
 
 from promptrec.data.registry import DATASETS, datasets_at_hand
+from promptrec.experiments.parameters import configure, known_parameters
 from promptrec.experiments.registry import MODELS
-from promptrec.experiments.run import configure, execute, known_parameters, prepare
+from promptrec.experiments.run import execute, prepare
 from promptrec.testing.records import invented_record
 
 ROOT = Path(__file__).parent.parent

@@ -22,6 +22,7 @@ from promptrec.evaluation.metrics import evaluate, metrics, ranks_of
 from promptrec.evaluation.split import leave_one_out
 from promptrec.evaluation.stats import bootstrap
 from promptrec.experiments import run as run_module
+from promptrec.experiments.parameters import configure
 from promptrec.experiments.records import (
     git_state,
     package_versions,
@@ -29,7 +30,7 @@ from promptrec.experiments.records import (
     read_records,
     write_record,
 )
-from promptrec.experiments.run import configure, evaluate_run, execute, prepare
+from promptrec.experiments.run import evaluate_run, execute, prepare
 
 
 def dataset(lengths, n_items, seed=0):

@@ -13,8 +13,9 @@ from transformers import BertConfig, BertModel
 
 from promptrec.core import PromptrecError
 from promptrec.experiments.grid import check_data
+from promptrec.experiments.parameters import configure
 from promptrec.experiments.records import leave_out, read_record, read_records, write_record
-from promptrec.experiments.run import configure, execute, finished_runs, prepare, restore
+from promptrec.experiments.run import execute, finished_runs, prepare, restore
 from promptrec.mibert.encoder import load_tokenizer
 from promptrec.reproduction.rows import read_results
 

@@ -6,8 +6,9 @@ import pytest
 
 from promptrec.core import PromptrecError
 from promptrec.experiments.grid import BASELINES, GRID, missing, record_path, run_all, runs_of
+from promptrec.experiments.parameters import configure, known_parameters
 from promptrec.experiments.registry import MODELS
-from promptrec.experiments.run import configure, execute, known_parameters, prepare
+from promptrec.experiments.run import execute, prepare
 
 
 @pytest.mark.parametrize("model", BASELINES)

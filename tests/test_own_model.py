@@ -7,8 +7,9 @@ import pytest
 
 from promptrec.core import PromptrecError
 from promptrec.experiments.grid import missing, record_path, run_all, runs_of
+from promptrec.experiments.parameters import configure
 from promptrec.experiments.records import read_record
-from promptrec.experiments.run import configure, execute, finished_runs, prepare, restore
+from promptrec.experiments.run import execute, finished_runs, prepare, restore
 
 TEN_LINES = """
 import numpy as np

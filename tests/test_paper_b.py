@@ -14,7 +14,7 @@ from promptrec.core import PromptrecError, sha256
 from promptrec.data.registry import load_dataset
 from promptrec.evaluation.split import by_users
 from promptrec.evaluation.stats import compare_hits, holm, wilson
-from promptrec.experiments.run import configure
+from promptrec.experiments.parameters import configure
 from promptrec.reproduction.claims import Claim, claims_table, judge, read_claims
 from promptrec.reproduction.consistency import consistency_table
 from promptrec.reproduction.figures import figure_table

@@ -20,7 +20,8 @@ from promptrec.data.dataset import DOMAINS, make_dataset
 from promptrec.data.registry import load_dataset
 from promptrec.evaluation.candidates import draw_candidates
 from promptrec.evaluation.split import PARTS, SPLITS, histories_at
-from promptrec.experiments.run import configure, prepare
+from promptrec.experiments.parameters import configure
+from promptrec.experiments.run import prepare
 from promptrec.mibert.encoder import load_tokenizer
 from promptrec.mibert.prompts import PromptEncoder, encode_prompts, window_rows, window_starts
 from promptrec.testing.records import invented_record

@@ -9,7 +9,8 @@ from promptrec.baselines.linear import ItemKnn
 from promptrec.core import PromptrecError
 from promptrec.evaluation.recommender import recommend
 from promptrec.evaluation.split import leave_one_out
-from promptrec.experiments.run import Prepared, build, configure
+from promptrec.experiments.parameters import configure
+from promptrec.experiments.run import Prepared, build
 from promptrec.testing.datasets import dataset_of
 
 FILMS = [f"Film no. {i}" for i in range(12)]

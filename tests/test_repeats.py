@@ -16,10 +16,11 @@ from promptrec.data.filters import keep_first
 from promptrec.evaluation.candidates import draw_candidates
 from promptrec.evaluation.metrics import evaluate, rivals
 from promptrec.evaluation.split import REPEATS, Split, leave_one_out
+from promptrec.experiments.parameters import configure
 from promptrec.experiments.plots import repeat_note, result_table
 from promptrec.experiments.records import read_record
 from promptrec.experiments.registry import MODELS
-from promptrec.experiments.run import configure, execute, prepare, split_of
+from promptrec.experiments.run import execute, prepare, split_of
 from promptrec.testing.datasets import dataset_of
 
 SEEN_BEFORE = """

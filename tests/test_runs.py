@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from promptrec.core import PromptrecError
+from promptrec.experiments.parameters import configure
 from promptrec.experiments.records import read_record
-from promptrec.experiments.run import configure
 
 TINY = dict(preset="tiny", epochs=2)
 
@@ -37,7 +37,8 @@ def python_run(out_dir, resume=False, limit=None, **parameters):
 import resource
 import signal
 
-from promptrec.experiments.run import configure, execute, prepare
+from promptrec.experiments.parameters import configure
+from promptrec.experiments.run import execute, prepare
 
 run = configure(**{given!r})
 data = prepare(run)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from promptrec.experiments.parameters import configure
 from promptrec.experiments.registry import MODELS
-from promptrec.experiments.run import configure, execute, prepare, restore
+from promptrec.experiments.run import execute, prepare, restore
 from promptrec.sbtrec.language_model import llm_path
 from promptrec.sbtrec.model import SbtRec
 

@@ -7,7 +7,8 @@ import pytest
 from promptrec.core import PromptrecError
 from promptrec.experiments import run as run_module
 from promptrec.experiments import search as search_module
-from promptrec.experiments.run import configure, validation
+from promptrec.experiments.parameters import configure
+from promptrec.experiments.run import validation
 from promptrec.experiments.search import SPACES, chosen, search, searches, trials
 from promptrec.reproduction.rows import read_results
 from promptrec.training.loop import Diverged

@@ -17,7 +17,8 @@ from promptrec.core import PromptrecError
 from promptrec.data.dataset import DOMAINS, make_dataset
 from promptrec.data.registry import load_dataset
 from promptrec.evaluation.split import Histories
-from promptrec.experiments.run import configure, execute, prepare
+from promptrec.experiments.parameters import configure
+from promptrec.experiments.run import execute, prepare
 from promptrec.mibert.encoder import load_tokenizer
 from promptrec.mibert.prompts import PromptEncoder, encode_prompts, truncate_histories
 from promptrec.sbtrec.language_model import llm_path

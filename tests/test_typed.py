@@ -14,8 +14,9 @@ from papermill.iorw import load_notebook_node
 from promptrec.core import PromptrecError
 from promptrec.data.registry import DATASETS, dataset_name, load_dataset
 from promptrec.experiments.grid import GRID, runs_of
+from promptrec.experiments.parameters import configure, known_parameters
 from promptrec.experiments.registry import MODELS
-from promptrec.experiments.run import configure, execute, known_parameters, prepare, train
+from promptrec.experiments.run import execute, prepare, train
 from promptrec.experiments.search import SPACES, trials
 
 PAPERMILL = ("train", "tune", "run_all", "tables", "figures", "benchmark", "speed")

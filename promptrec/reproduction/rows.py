@@ -30,9 +30,9 @@ from promptrec.evaluation.stats import (
     same_users,
 )
 from ..experiments.grid import BACKBONES, is_own
+from ..experiments.parameters import configure
 from ..experiments.records import leave_out, records_of
 from ..experiments.registry import MODELS
-from ..experiments.run import configure
 from ..mibert.encoder import find_backbone
 from .published import paper_of
 

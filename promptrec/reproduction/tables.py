@@ -19,8 +19,8 @@ from ..core import atomic_path, check_name
 from ..evaluation.choice import RANK_COLUMNS
 from ..evaluation.stats import holm
 from ..experiments.grid import GRID, runs_of
+from ..experiments.parameters import Run
 from ..experiments.registry import PRESETS
-from ..experiments.run import Run
 from .published import all_figures, printed_table
 from promptrec.reproduction.rows import (
     COST_TEXTS,

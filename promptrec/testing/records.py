@@ -15,8 +15,8 @@ import pandas as pd
 from ..core import describe_device, rng, sha256
 from ..evaluation.choice import choice_metrics
 from ..evaluation.stats import bootstrap
+from ..experiments.parameters import configure
 from ..experiments.records import package_versions, write_record
-from ..experiments.run import configure
 
 # %% ../../nbs/9_testing/02_records.ipynb #e3db27d5
 def invented_ranks(strength: float, seed: int, users: int) -> pd.DataFrame:
