@@ -314,7 +314,7 @@ def _path_rows(past: _KeysValues, parent: torch.Tensor) -> torch.Tensor:
     nodes = past[0][0].shape[0] // B
     return (parent + nodes * torch.arange(B, device=parent.device)[:, None]).flatten()
 
-
+# %% ../../nbs/5_baselines/09_p5.ipynb #9cef20e1
 def tree_step(
     net: P5Net, memory: _PromptMemory, past: _KeysValues, read: torch.Tensor, parent: torch.Tensor
 ) -> tuple[torch.Tensor, _KeysValues]:
@@ -536,7 +536,7 @@ def p5_tokenizer(
     "That of a T5, which has no mask token; without a T5, the WordPieces of minilm-l6."
     return load_tokenizer(backbone or "minilm-l6", data_dir, needs_mask=False)
 
-
+# %% ../../nbs/5_baselines/09_p5.ipynb #26925543
 class P5(Recommender):
     "P5 as paper A's baseline, behind the `Recommender` protocol."
 

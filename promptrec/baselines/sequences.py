@@ -189,7 +189,7 @@ class _Softmax(torch.autograd.Function):
         g = g / len(dh)
         return g * dh, g * dE, g * db, None, None
 
-
+# %% ../../nbs/5_baselines/03_sequences.ipynb #c1d3d10e
 def full_softmax(
     h: torch.Tensor, E: torch.Tensor, b: torch.Tensor, target: torch.Tensor
 ) -> torch.Tensor:

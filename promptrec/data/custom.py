@@ -93,7 +93,7 @@ def _alike(name: str, header: list[str]) -> list[str]:
     same = [other for other in header if other == name]
     return same or [other for other in header if plain_name(other).removesuffix("s") == plain]
 
-
+# %% ../../nbs/1_data/10_custom.ipynb #1472b7fc
 def _choose_columns(
     path: Path, header: list[str], want: dict[str, tuple[str, ...]], need: tuple[str, ...]
 ) -> dict[str, str]:
@@ -194,7 +194,7 @@ def _read_header(
         )
     raise error
 
-
+# %% ../../nbs/1_data/10_custom.ipynb #839879af
 def _with_escape(path: Path, form: _Format, body: bytes) -> _Format:
     "`form`, or with backslashes before quotes where only so the file can be read."
     if not form.quotes or b'"' not in body:
@@ -250,7 +250,7 @@ def _body_columns(
         raise _not_a_table(path, form, n_fields, e) from None
     return {column: rows[field] for column, field in fields.items()}
 
-
+# %% ../../nbs/1_data/10_custom.ipynb #65c3fdb7
 def _read_delimited(
     path: Path,
     forms: tuple[_Format, ...],
@@ -342,7 +342,7 @@ def _read_part(
         )
     return _read_delimited(part, _CSV_FORMATS, choose)
 
-
+# %% ../../nbs/1_data/10_custom.ipynb #7d804956
 def _join(path: Path, tables: list[_Table]) -> _Table:
     "Tables with the same columns as one, rows in order; raises where they are not alike."
     if len(tables) == 1:
@@ -407,7 +407,7 @@ def _is_numeric(kind: pa.DataType) -> bool:
     whole_or_null = types.is_integer(kind) or types.is_null(kind)
     return whole_or_null or types.is_floating(kind) or types.is_decimal(kind)
 
-
+# %% ../../nbs/1_data/10_custom.ipynb #bccb0caf
 _MISSING = pa.array(["", "na", "n/a", "nan", "null", "none", "<na>", "nat", "\\n"])  # in numbers
 _ONLY_NUMBERS = (  # of ratings
     "Repair the file: write numbers such as 4.5, without currency, unit or signs between thousands "
@@ -438,7 +438,7 @@ def _number_text(table: _Table, column: str, advice: str = "Repair the file.") -
         text = pc.replace_substring(text, ",", ".")
     return text
 
-
+# %% ../../nbs/1_data/10_custom.ipynb #4c6a8bf2
 def _numbers(table: _Table, column: str, advice: str = "Repair the file.") -> pa.ChunkedArray:
     "float64, null where nothing is known."
     numbers = table.columns[column]
@@ -507,7 +507,7 @@ def _refuse_two_clocks(table: _Table, column: str, times: np.ndarray, unit: str)
             advice = "Write all times in the same unit, or number the rows in their order."
             raise table.bad_row(column, int(mask.argmax()), says, advice)
 
-
+# %% ../../nbs/1_data/10_custom.ipynb #d0a782bf
 def _refuse_lost_digits(table: _Table, column: str, text: pa.ChunkedArray, unit: str) -> None:
     "Raise where times are in scientific notation, and none of those is exact to 1,000 seconds."
     parts = pc.extract_regex(text, _EXPONENT)
@@ -567,7 +567,7 @@ def _times_of_numbers(table: _Table, column: str) -> _Times:
         table.refuse_type(column, "times need all their digits: whole numbers, float64 or dates")
     return _Times(numbers if exact is None else exact, numbers / _UNITS[unit], unit)
 
-
+# %% ../../nbs/1_data/10_custom.ipynb #b544a927
 def _times(table: _Table, column: str) -> _Times:
     "Times as numbers, ISO dates, or Parquet's own dates."
     times = table.columns[column]
@@ -648,7 +648,7 @@ def _written_lists(text: list[str | None]) -> list[list[str]] | None:
         lists.append(names)
     return lists
 
-
+# %% ../../nbs/1_data/10_custom.ipynb #f633916d
 def _split_genres(text: pa.ChunkedArray) -> Sequence[list[str] | None]:
     "Lists of genres from text that is lists, or has bars, or else semicolons, or else commas."
     text = pc.utf8_trim_whitespace(text.cast(pa.string()))
@@ -788,7 +788,7 @@ def _read_own_table(path: Path, want: dict[str, tuple[str, ...]], need: tuple[st
     tables = [_read_part(part, path.suffix == ".parquet", choose) for part in parts]
     return _not_empty(_join(path, [table for table in tables if len(table)] or tables[:1]))
 
-
+# %% ../../nbs/1_data/10_custom.ipynb #ed9dea2f
 _TABLE_KINDS = ("csv", "csv.gz", "tsv", "tsv.gz", "parquet")
 
 

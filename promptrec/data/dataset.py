@@ -182,7 +182,7 @@ def shortened_note(limit: str, example: str) -> str:
         example = f"{example[:40]}..."
     return f"items whose text was shortened to {limit}, such as {example!r}"
 
-
+# %% ../../nbs/1_data/01_dataset.ipynb #b75b2ace
 def _catalogue(items: pd.DataFrame, ids: np.ndarray) -> tuple[pd.DataFrame, dict[str, int]]:
     """The table `Dataset.items` for the raw ids [V], in their order, and notes on what it took.
 

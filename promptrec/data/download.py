@@ -528,7 +528,7 @@ def _from_archive(source: Source, place: Path) -> Path | None:
             return _unpack_into_cache(archive, path)
     return None
 
-
+# %% ../../nbs/1_data/02_download.ipynb #bafb1ca3
 def locate(
     name: str,  # a name in `SOURCES`
     data_dir: str | Path | None = None,  # your folder; by default the environment's PROMPTREC_DATA

@@ -114,7 +114,7 @@ def _blocks(path: Path, size: int) -> Iterator[bytes]:
     if carry:
         yield carry
 
-
+# %% ../../nbs/1_data/03_parsing.ipynb #acc81bfa
 _MARKS = {  # what a file begins with -> its encoding; UTF-32's mark begins with that of UTF-16
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -158,7 +158,7 @@ def _refuse_no_text(path: str | Path, raw: bytes) -> None:
                 f"{path} is no text, but {kind}. Unpack it, or save it as text (CSV)."
             )
 
-
+# %% ../../nbs/1_data/03_parsing.ipynb #ca738113
 def read_bytes(path: str | Path) -> bytes:
     """The file's bytes, gunzipped, without a byte order mark or line breaks at the end.
 

@@ -63,7 +63,7 @@ def _checked(
             )
     return items
 
-
+# %% ../../nbs/2_evaluation/06_choice.ipynb #9fb39b29
 def _only(named: list[list[int]]) -> np.ndarray:
     "The one column that each answer names, -1 where it names none or several: int64 [B]."
     return np.array([columns[0] if len(columns) == 1 else -1 for columns in named], np.int64)

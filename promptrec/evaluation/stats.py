@@ -228,7 +228,7 @@ def seed_spread(y: np.ndarray) -> dict[str, float]:
         "rest": Me,
     }
 
-
+# %% ../../nbs/2_evaluation/05_stats.ipynb #f3036350
 def spread_of_ranks(ranks: np.ndarray, ks: Sequence[int] = (5, 10)) -> pd.DataFrame:
     "`seed_spread` of each metric, one row a metric, from ranks [seeds, users]."
     r = check_ranks(ranks)
@@ -303,7 +303,7 @@ def smallest_hit_difference(
         return math.nan
     return brentq(excess, 0, discordant)
 
-
+# %% ../../nbs/2_evaluation/05_stats.ipynb #1c8de619
 def users_needed(
     difference: float, discordant: float, level: float = 0.05, power: float = 0.8
 ) -> int:

@@ -283,7 +283,7 @@ def _hashes(run: Run) -> dict[str, str]:
         return {}
     return {"data_hash": split.dataset.hash, "split_hash": split.hash}
 
-
+# %% ../../nbs/7_experiments/06_grid.ipynb #bc7b819c
 def check_data(
     runs: list[dict[str, Any]], records: str | Path, data_dir: str | Path | None = None
 ) -> None:

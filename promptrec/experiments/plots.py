@@ -46,7 +46,7 @@ def _column_texts(column: pd.Series) -> list[str]:
     decimals = next(enough, 4)
     return ["" if np.isnan(value) else f"{value:.{decimals}f}" for value in column]
 
-
+# %% ../../nbs/7_experiments/05_plots.ipynb #44dc66b4
 class PageTable:
     "A data frame as a notebook shows it: nothing cut, text on the left and wrapped."
 
@@ -114,7 +114,7 @@ def result_table(records: list[dict], keys: Sequence[str] = _METRICS) -> pd.Data
             rows.append(row | {key: with_interval(part[key]) for key in keys})
     return pd.DataFrame(rows)
 
-
+# %% ../../nbs/7_experiments/05_plots.ipynb #72066a6e
 def answer_table(records: list[dict]) -> pd.DataFrame:
     """Paper B's metrics: one row for each record and protocol ('score', 'generate', 'constrained'),
     with 95% intervals (Wilson), beside chance; empty where there are none. As `result_table`, also

@@ -329,7 +329,7 @@ def records_of(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
         except OtherVersion as e:
             leave_out(path, str(e))
 
-
+# %% ../../nbs/7_experiments/01_records.ipynb #b4595f48
 def read_records(folder: str | Path) -> pd.DataFrame:
     """One row a record of `folder` and its subfolders: `file`, `dataset`, `model`, `seed`, ...,
     `config.x`, `test.full.mrr` with `.low` and `.high`. Records of other versions are left out

@@ -150,7 +150,7 @@ def _takes(function: Callable, names: tuple[str, ...]) -> bool:
         return False
     return True
 
-
+# %% ../../nbs/7_experiments/02_registry.ipynb #40d2ee9c
 def _check_class(model: type, where: str) -> None:
     "Raise unless a class has the methods of a model, and each takes what it will be called with."
     for name, takes in _METHODS.items():

@@ -36,7 +36,7 @@ from ..evaluation.metrics import evaluate, metrics, progress_stream
 from ..evaluation.recommender import Recommender
 from ..evaluation.split import SPLITS, Split
 from ..evaluation.stats import bootstrap
-from .parameters import PRETRAINED, Run, _without_folders, configure
+from .parameters import PRETRAINED, Run, configure, without_folders
 from promptrec.experiments.records import (
     code_hash,
     git_state,
@@ -99,7 +99,7 @@ def validation(
 
     return validate
 
-
+# %% ../../nbs/7_experiments/04_run.ipynb #b2cfd9d9
 def evaluate_run(
     model: Recommender, data: Prepared, full: bool = True, progress: bool = False
 ) -> pd.DataFrame:
@@ -154,7 +154,7 @@ def fingerprint(run: Run, data: Prepared, model: Recommender) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
     }
 
-
+# %% ../../nbs/7_experiments/04_run.ipynb #927379b3
 def train(
     run: Run, data: Prepared, progress: bool = False
 ) -> tuple[Recommender, pd.DataFrame, float]:
@@ -257,7 +257,7 @@ def model_notes(model: Recommender) -> dict[str, int]:
     notes = getattr(model, "notes", None)
     return dict(notes) if isinstance(notes, dict) else {}
 
-
+# %% ../../nbs/7_experiments/04_run.ipynb #cf3a867d
 def describe_run(
     run: Run,
     data: Prepared,
@@ -322,7 +322,7 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
 # %% ../../nbs/7_experiments/04_run.ipynb #b7a42a1a
 def _run_of(config: dict[str, Any], folders: dict[str, str]) -> Run:
     "The run of a record's configuration; `folders` has paths by name. Raises where there is none."
-    given = (config.get("loop") or {}) | _without_folders(config.get("settings") or {})
+    given = (config.get("loop") or {}) | without_folders(config.get("settings") or {})
     given |= {name: value for name, value in config.items() if name not in ("settings", "loop")}
     for name in ("dataset", *PRETRAINED):
         if given.get(name) in folders:
@@ -365,7 +365,7 @@ def _is_same_run(record: dict[str, Any], run: Run, model: Recommender | None = N
     names = dict.fromkeys(PRETRAINED) if "base_weights" in record else {}
     configs = []
     for config in (record["config"], json.loads(json.dumps(run.config))):
-        settings = _without_folders(config.get("settings") or {})
+        settings = without_folders(config.get("settings") or {})
         configs.append(config | {"dataset": "", "settings": settings | names})
     base = getattr(model, "base_weights", None) or record.get("base_weights")
     return configs[0] == configs[1] and record.get("base_weights", base) == base

@@ -177,7 +177,7 @@ def _begun(path: Path, about: dict[str, Any], given: list[dict[str, Any]]) -> di
         )
     return found
 
-
+# %% ../../nbs/7_experiments/07_search.ipynb #db91b972
 def search(
     dataset: str,
     model: str,

@@ -325,7 +325,7 @@ def _mask_logits(net: MiBertNet, batch: dict[str, torch.Tensor]) -> np.ndarray:
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     return net.titles.logits(fused_states(net, batch)[0]).float().cpu().numpy()
 
-
+# %% ../../nbs/4_mibert/08_model.ipynb #abee78f6
 def score_prompts(
     net: MiBertNet,
     enc: PromptEncoder,

@@ -120,7 +120,7 @@ def _about(rating: float) -> str:
     "`'about 12'`: two digits of a rating."
     return f"about {float(f'{rating:.2g}'):.15g}"
 
-
+# %% ../../nbs/4_mibert/01_prompts.ipynb #25c4a340
 def rating_scale(rating: np.ndarray) -> RatingScale:
     "What prompts say of the ratings [n] of a data set."
     known = np.sort(rating[~np.isnan(rating)])

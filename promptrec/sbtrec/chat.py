@@ -146,7 +146,7 @@ def _why_no_answer(e: Exception, key: str, s: ChatSettings) -> str:
         why = f"gave no chat completion ({type(e).__name__}). Is the address right, up to /v1?"
     return why.replace(key, "***")[:400]
 
-
+# %% ../../nbs/6_sbtrec/07_chat.ipynb #438abb84
 def _stored_answer(path: Path) -> str:
     "The answer in a file; raises where it holds none."
     try:

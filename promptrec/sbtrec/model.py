@@ -399,7 +399,7 @@ def prompt_rows(
         )
         yield rows, {name: tensor.to(device) for name, tensor in x.items()}
 
-
+# %% ../../nbs/6_sbtrec/06_model.ipynb #d8e98f44
 def embedded_prompts(
     net: SbtNet,
     prompts: HybridPrompts,

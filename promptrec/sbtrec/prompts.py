@@ -309,7 +309,7 @@ def _piece_numbers(
         piece[begin[1:] - 1] = p.answer + answers
     return piece, begin
 
-
+# %% ../../nbs/6_sbtrec/04_prompts.ipynb #eae712ef
 def batch_prompts(
     p: HybridPrompts,
     h: Histories,
