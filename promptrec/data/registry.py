@@ -16,7 +16,7 @@ from ..core import PromptrecError, check_name, plain_name, project_path
 from .amazon import AMAZON_SETS, read_amazon
 from .custom import read_folder
 from .dataset import Dataset, Domain
-from .download import sources_at_hand, sources_in
+from .download import data_folder, sources_at_hand, sources_in
 from .filters import keep_frequent, keep_rated_items, keep_rating, keep_users
 from .lastfm import read_lastfm
 from .llara import LLARA_HISTORY, read_llara
@@ -170,7 +170,7 @@ def find_dataset(
     """
     if given in DATASETS:
         return given, None
-    place = data_dir or os.environ.get("PROMPTREC_DATA")
+    place = data_folder(data_dir)
     named = {_spelled(name): name for name in DATASETS}.get(_spelled(given))
     path = project_path(given)
     exists = os.path.exists(path)  # False, too, for names that are longer than any may be

@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 
 from ..core import PromptrecError, atomic_path, known_name, project_path
+from ..data.download import data_folder
 from ..evaluation.metrics import progress_bar
 from .parameters import Run, configure
 from .records import records_of
@@ -303,7 +304,7 @@ def check_data(
         for path, record in kept.items():
             other = [name for name, value in hashes.items() if record[name] != value]
             if other:
-                held = where or os.environ.get("PROMPTREC_DATA")
+                held = data_folder(where)
                 raise PromptrecError(
                     f"{path} was made from other data than data_dir={held!r} holds, or what was "
                     f"fetched where that is None ({', '.join(other)}); no table takes both. Give "

@@ -238,7 +238,7 @@ def configure(**given: Any) -> Run:
     """
     given = {name: value for name, value in given.items() if value is not None}
     check_seed(given.get("seed", Run.seed))
-    candidates_name(given.get("candidates", Run.candidates))
+    candidates_name(given.get("candidates", Run.candidates))  # says more than a wrong type would
     asked_model = _typed("model", given.get("model", Run.model), str)
     model, row = find_model(asked_model)
     known = known_parameters(asked_model)

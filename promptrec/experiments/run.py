@@ -338,10 +338,8 @@ def finished_runs(
     in `data_dir`. What cannot be configured from its record here is left out, which is said: other
     models, data sets, settings.
     """
-    runs, where = (
-        [],
-        {"out_dir": str(out_dir), "data_dir": None if data_dir is None else str(data_dir)},
-    )
+    runs = []
+    where = {"out_dir": str(out_dir), "data_dir": None if data_dir is None else str(data_dir)}
     named = {path.name: str(path) for path in map(project_path, folders) if path.is_dir()}
     for path in sorted(project_path(out_dir).glob("*-seed*.json")):
         weights = path.with_suffix("")

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from ..core import PromptrecError, plain_name, project_path
-from ..data.download import SOURCES, locate
+from ..data.download import SOURCES, data_folder, locate
 
 _Loaded = TypeVar("_Loaded")
 
@@ -36,7 +36,7 @@ def find_backbone(name: str, data_dir: str | Path | None = None) -> tuple[str, P
     for known, source in SOURCES.items():
         if source.kind == "model" and plain_name(known) == plain_name(name):
             return known, None
-    place = data_dir or os.environ.get("PROMPTREC_DATA")
+    place = data_folder(data_dir)
     for folder in (project_path(name), project_path(place or "") / name):
         if folder.is_dir():
             return os.path.basename(os.path.abspath(folder)), folder
