@@ -18,6 +18,8 @@ from torch.autograd.function import once_differentiable
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention, eager_attention_forward
 
+from .kernels import dropout
+
 # %% ../../nbs/3_training/02_adapters.ipynb #ad0005
 class _AdaptedLinear(torch.autograd.Function):
     """x [T, in] times a frozen `weight` [out, in], plus scale * (h A') B' with A [r, in] and
@@ -93,9 +95,17 @@ class FusedLoraLinear(lora.Linear):
         base = cast(nn.Linear, self.base_layer)
         flat = x.to(_autocast_dtype(x) or base.weight.dtype).flatten(0, -2)
         p = getattr(self.lora_dropout[name], "p", 0.0)  # no dropout is an Identity
-        dropped = F.dropout(flat, p) if p and self.training else None
+        dropped = dropout(flat, p, self.training)  # itself where there is none
         A, B = self.lora_A[name].weight, self.lora_B[name].weight
-        y = _AdaptedLinear.apply(flat, dropped, base.weight, base.bias, A, B, self.scaling[name])
+        y = _AdaptedLinear.apply(
+            flat,
+            None if dropped is flat else dropped,
+            base.weight,
+            base.bias,
+            A,
+            B,
+            self.scaling[name],
+        )
         return y.unflatten(0, x.shape[:-1])
 
 # %% ../../nbs/3_training/02_adapters.ipynb #ad0020
@@ -275,9 +285,9 @@ class FusedRotaryAttention(LlamaAttention):
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        dropout = self.attention_dropout if self.training else 0.0
+        p = self.attention_dropout if self.training else 0.0
         found, weights = attend(
-            self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+            self, q, k, v, attention_mask, dropout=p, scaling=self.scaling, **kwargs
         )
         return self.o_proj(found.reshape(*shape, -1).contiguous()), weights
 
