@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..core import PromptrecError, check_name
 from .candidates import Candidates
-from .metrics import progress_bar, ranks_of
+from .metrics import all_rows, own_rows, progress_bar, ranks_of
 from .split import Histories, Split
 from .stats import wilson
 
@@ -199,17 +199,21 @@ def evaluate_answers(
 ) -> pd.DataFrame:
     """One row a target: the `answer`, the columns of the candidate that the `strict` and the
     `lenient` reader find in it, and `constrained`, what the model chooses if it can (-1: none).
+    Processes share the rows, so all of them have to call it.
     """
-    histories, items = split.histories(part), candidates.items
-    with progress_bar(len(items), progress, bool(progress), unit="user") as bar:
+    rows = own_rows(len(candidates.items))
+    if not len(rows):  # there are more processes than targets
+        return all_rows([])
+    histories, items = split.histories(part)[rows], candidates.items[rows]
+    with progress_bar(len(rows), progress, bool(progress), unit="user") as bar:
         said = model.answers(histories, items)
-        table = pd.DataFrame({"answer": said})
+        table = pd.DataFrame({"answer": said}, index=rows)
         for name, read in ANSWER_READERS.items():
             table[name] = read(said, items, model.names)
         if hasattr(model, "choose"):
             table["constrained"] = model.choose(histories, items)
-        bar.update(len(items))
-    return table
+        bar.update(len(rows))
+    return all_rows([table])
 
 # %% ../../nbs/2_evaluation/06_choice.ipynb #c032
 # how a choice was made -> column of the run's table

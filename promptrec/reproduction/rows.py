@@ -70,7 +70,7 @@ def data_label(config: dict[str, Any], paper: str) -> str:
 def run_key(config: dict[str, Any]) -> str:
     "What makes a run of a configuration, whatever its data, seed and device."
     loop = config.get("loop") or {}
-    loop = {k: v for k, v in loop.items() if k not in ("seed", "precision", "monitor")}
+    loop = {k: v for k, v in loop.items() if k not in ("seed", "precision", "compile", "monitor")}
     return json.dumps([*map(config.get, ("model", "preset", "settings")), loop], sort_keys=True)
 
 

@@ -88,9 +88,7 @@ class LoopSettings:
 
     epochs: int = 10  # at most; early stopping may end a run before
     batch_size: int = 16  # examples a step, of all processes together (paper A)
-    # pieces that a step's batch is run in, to save memory: the same step, but that a contrast over
-    # the batch (mibert with beta, cl4srec) sees its own piece alone
-    accumulate: int = 1
+    accumulate: int = 1  # pieces a batch is run in, to save memory; a contrast sees its own piece
     lr: float = 1e-4  # learning rate (paper A)
     weight_decay: float = 0.01  # of AdamW, on matrices alone (paper A)
     schedule: str = "constant"  # one of LR_SCHEDULES (paper A: constant; paper B: cosine)
