@@ -576,6 +576,8 @@ def test_too_little_memory(run_on, monkeypatch):
     monkeypatch.setattr(SasRecNet, "forward", forward)
     text = said(lambda: train(*run_on(model="sasrec", batch_size=32)))
     assert train(*run_on(model="sasrec", batch_size=8))
+    [pieces] = named("larger (\\w+),", text)
+    assert train(*run_on(model="sasrec", batch_size=32, **{pieces: 4}))
     for name in named("smaller (\\w+) or, .* fewer (\\w+) or (\\w+), (\\w+)=True or (\\w+)=", text):
         has = [model for model in MODELS if name in known_parameters(model)]
         value = True if name in ("recompute", "half_precision") else 8
