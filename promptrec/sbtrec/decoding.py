@@ -90,10 +90,10 @@ def score_titles(
         attention_mask=bias.masked_fill(~seen, torch.finfo(embeds.dtype).min),
         position_ids=position[:, -1:] + 1 + t,
         past_key_values=prompt.past_key_values,
-    ).logits.float()
-    # 0 where the target is -100
-    loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
-    found = -loss.view_as(target)
+    ).logits
+    # in float32 a prompt at a time, for the logits of all are large; 0 where the target is -100
+    losses = [F.cross_entropy(a.float(), b, reduction="none") for a, b in zip(logits, target)]
+    found = -torch.stack(losses)
     each = found.new_zeros(present.shape).scatter(1, packed, found)
     return (score + each.unflatten(1, (C, n - 1)).sum(2)) / length
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BEHAVIOUR_MARK', 'BEHAVIOURS', 'TITLE_TOKENS', 'hybrid_text', 'shuffled', 'tokenize_pieces', 'opening_tokens',
-           'distinct_names', 'shortened_titles', 'HybridPrompts', 'batch_prompts', 'insert_behaviour']
+           'distinct_names', 'shortened_titles', 'HybridPrompts', 'batch_prompts', 'prompt_lengths', 'insert_behaviour']
 
 # %% ../../nbs/6_sbtrec/04_prompts.ipynb #c002
 from collections.abc import Iterable, Sequence
@@ -17,6 +17,7 @@ from ..core import PromptrecError, check_name, offsets_of, ragged_arange
 from ..data.dataset import Dataset, Domain, shortened_note
 from ..evaluation.split import Histories
 from ..mibert.prompts import first_kept, most_that_fit, plain_tokens
+from ..training.kernels import rounded_length
 
 # %% ../../nbs/6_sbtrec/04_prompts.ipynb #c005
 BEHAVIOUR_MARK = "<|behaviour|>"  # how a behaviour token is written where people read
@@ -316,9 +317,10 @@ def batch_prompts(
     candidates: np.ndarray,
     answers: np.ndarray | None = None,
     seed: int = 0,
+    rounded: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Prompts of B histories with candidates [B, C], shown in the order of
-    `shuffled(candidates, seed)`.
+    `shuffled(candidates, seed)`; T is the longest one's length, if `rounded` one of few lengths.
 
     Tensors [B, T]: `input_ids`, `attention_mask` (bool) and `marks` (bool, where behaviour tokens
     stand); and `items`: with `behaviour="items"`, the item of each mark, row by row. With `answers`
@@ -331,8 +333,11 @@ def batch_prompts(
     tokens = p.tokens[ragged_arange(p.offsets[piece], p.offsets[piece + 1])]
     n = np.diff(p.offsets)[piece]
     length = np.diff(offsets_of(n)[begin])[:, None]
-    i = np.arange(length.max())
-    mask = i >= length.max() - length if answers is None else i < length
+    T = int(length.max())
+    if rounded:
+        T = min(rounded_length(T), p.max_tokens)  # no prompt is longer
+    i = np.arange(T)
+    mask = i >= T - length if answers is None else i < length
     ids = np.full(mask.shape, p.pad_id)
     ids[mask] = tokens
     marks = ids == -1
@@ -349,6 +354,14 @@ def batch_prompts(
         in_answer = mask & (i >= length - n[begin[1:] - 1][:, None])
         out["labels"] = np.where(in_answer, ids, -100)
     return {name: torch.from_numpy(array) for name, array in out.items()}
+
+
+def prompt_lengths(p: HybridPrompts, h: Histories, candidates: np.ndarray) -> np.ndarray:
+    "Tokens of each of the prompts that `batch_prompts` makes without answers, int64 [B]."
+    shown = shuffled(candidates)
+    first = p.first_pieces(h, shown)
+    piece, begin = _piece_numbers(p, p.kept(h, shown, first), shown, first, None)
+    return np.diff(offsets_of(np.diff(p.offsets)[piece])[begin])
 
 # %% ../../nbs/6_sbtrec/04_prompts.ipynb #c039
 def insert_behaviour(
