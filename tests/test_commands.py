@@ -92,7 +92,7 @@ def small(name, given, own, folder):
         given |= {"trials": 1, "seeds": 0}
     elif name == "speed":
         given = {"dataset": "ml-100k", "layers": 1, "max_tokens": 64, "batch_size": 2, "steps": 1}
-        given |= {"users": 4, "compiled": False}
+        given |= {"users": 4, "models": "mibert:paper,gru4rec"}
     elif name == "figures" and "models" in given:
         given |= {"models": folder / "runs", "preset": "tiny", "names": "popularity"}
         given |= {"probed": "popularity"}

@@ -33,7 +33,7 @@ def matrix_rate(dtype: torch.dtype) -> float:
     for n in (4096, 8192, 16384) if device.type == "cuda" else (1024, 2048, 4096):
         a, b = torch.randn(2, n, n, device=device).to(dtype)
         out = torch.empty_like(a)
-        for _ in range(4):
+        for _ in range(3):
             wait()
             began = time.perf_counter()
             torch.mm(a, b, out=out)
@@ -42,9 +42,10 @@ def matrix_rate(dtype: torch.dtype) -> float:
     return fastest
 
 # %% ../../nbs/7_experiments/08_operations.ipynb #e6037409
-def linear_operations(part: nn.Module, rows: float) -> float:
+def linear_operations(part: nn.Module, rows: float, merged: bool = False) -> float:
     """Operations, forward and backward, of the matrices of `part` with `rows` vectors each; a
-    frozen one needs no gradient of its own.
+    frozen one needs no gradient of its own. With `merged` the trained ones are adapters, added to
+    the frozen ones before the step: two products with their factors give their gradients.
     """
     total = 0.0
     for module in part.modules():
@@ -52,7 +53,8 @@ def linear_operations(part: nn.Module, rows: float) -> float:
             continue
         for weight in module.parameters(recurse=False):
             if weight.ndim == 2:
-                total += 2 * rows * weight.numel() * (2 + weight.requires_grad)
+                products = 3 if weight.requires_grad and not merged else 2
+                total += products * 2 * rows * weight.numel()
     return total
 
 # %% ../../nbs/7_experiments/08_operations.ipynb #bc57b885
@@ -154,7 +156,7 @@ def _sbtrec(net: SbtNet, batch: dict) -> dict[str, float]:
     )
     words = net.lm.get_output_embeddings()
     found = {
-        "blocks": linear_operations(blocks, lengths.sum().item()),
+        "blocks": linear_operations(blocks, lengths.sum().item(), merged=True),
         "attention": len(blocks) * attention_operations(causal_pairs(lengths), width),
         "words": linear_operations(words, answers),
     }
