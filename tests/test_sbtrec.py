@@ -2,17 +2,24 @@
 figures drawn from records alone.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from promptrec.core import rng, seed_everything
 from promptrec.experiments.parameters import configure
 from promptrec.experiments.registry import MODELS
 from promptrec.experiments.run import execute, prepare, restore
-from promptrec.sbtrec.language_model import llm_path
-from promptrec.sbtrec.model import SbtRec
+from promptrec.sbtrec import model as sbtrec_model
+from promptrec.sbtrec.language_model import llm_path, load_llm
+from promptrec.sbtrec.model import PromptBatches, SbtRec
+from promptrec.training.kernels import seed_dropout, use_fast_dropout
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +162,103 @@ def test_trained_models_are_asked_again(llm, films, tmp_path):
     histories, target = sample_interactions(data.dataset, 200, 10)
     for kind in (tokens_and_titles, tokens_before_training):
         assert 0 <= separation(*kind(model, histories, target))["gap"] <= 1
+
+
+@pytest.fixture(scope="module")
+def trained_data(llm, films):
+    "A run's data and settings for models that are built by hand."
+    run = configure(
+        dataset=films, model="sbtrec", preset="tiny", split="users", candidates="uniform-4", llm=llm
+    )
+    return prepare(run), run.settings
+
+
+def built(trained_data, variant="sbtrec", **changes):
+    "A model, its adapters and codebooks not zero."
+    data, settings = trained_data
+    seed_everything(0)
+    model = SbtRec(data.dataset, replace(settings, **SbtRec.variants[variant], **changes))
+    for name, p in model.net.named_parameters():
+        if "lora_B" in name or "codebooks" in name:
+            torch.nn.init.normal_(p, std=0.1)
+    return model
+
+
+def one_step(model, trained_data, autocast=False):
+    "Loss and gradients of a training step, in float32, by name."
+    split, settings = trained_data[0].split, model.settings
+    batches = PromptBatches(split, model.prompts, model.text, settings, 8, 1, 0)
+    x = batches.collate(batches.plan(0)[0] % len(batches), rng(0))
+    seed_dropout(1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss, _ = model.net.train()(x)
+    loss.backward()
+    net = model.net
+    found = {n: p.grad.float() for n, p in net.named_parameters() if p.grad is not None}
+    assert len(found) == sum(p.requires_grad for p in net.parameters())
+    return found | {"loss": loss.detach().float()}
+
+
+def furthest(a, b):
+    "The largest difference, as a share of each tensor's largest number."
+    assert list(a) == list(b)
+    return max(((a[n] - b[n]).abs().max() / a[n].abs().max()).item() for n in a)
+
+
+@pytest.mark.parametrize("variant", ["sbtrec", "llara", "tallrec"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_step_is_that_of_plain_peft(variant, dropout, trained_data, monkeypatch):
+    fused = one_step(built(trained_data, variant, dropout=dropout), trained_data)
+    again = one_step(built(trained_data, variant, dropout=dropout), trained_data)
+    assert furthest(fused, again) == 0
+    # peft's own layers and SDPA, with the same masks of dropout
+    monkeypatch.setattr(sbtrec_model, "fuse_layers", use_fast_dropout)
+    monkeypatch.setattr(sbtrec_model, "tile_attention", lambda lm: None)
+    plain = one_step(built(trained_data, variant, dropout=dropout), trained_data)
+    assert furthest(plain, fused) < 2e-5
+    assert abs(plain["loss"] - fused["loss"]) < 1e-5 * plain["loss"]
+
+
+@pytest.mark.parametrize("half, autocast", [(False, False), (False, True), (True, True)])
+def test_recomputing_changes_nothing(half, autocast, trained_data):
+    steps = [
+        one_step(
+            built(trained_data, dropout=0.1, half_precision=half, recompute=recompute),
+            trained_data,
+            autocast,
+        )
+        for recompute in (False, True)
+    ]
+    assert furthest(*steps) == 0
+
+
+def test_precisions_agree(trained_data):
+    exact = one_step(built(trained_data), trained_data)
+    for half in (False, True):
+        low = one_step(built(trained_data, half_precision=half), trained_data, True)
+        assert abs(low["loss"] - exact["loss"]) < 0.01 * exact["loss"]
+        assert all(torch.isfinite(value).all() for value in low.values())
+
+
+def test_adapters_are_files_of_peft(trained_data, llm, tmp_path):
+    model = built(trained_data)
+    model.save(tmp_path)
+    saved = load_file(tmp_path / "adapters" / "adapter_model.safetensors")
+    own = {n.removeprefix("llm."): p for n, p in model.net.named_parameters() if "lora" in n}
+    assert {n.replace(".default", "") for n in own} == set(saved)
+    for name, value in own.items():
+        assert torch.equal(saved[name.replace(".default", "")], value)
+    plain = PeftModel.from_pretrained(load_llm(llm)[0], tmp_path / "adapters").eval()
+    ids = torch.arange(40).view(2, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            plain(ids).logits, model.net.llm.eval()(ids).logits, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_longer_padding_changes_no_score(trained_data, monkeypatch):
+    data, model = trained_data[0], built(trained_data)
+    h, items = data.split.histories("test"), data.candidates["test"].items
+    scores = model.score(h, items)
+    monkeypatch.setattr("promptrec.sbtrec.prompts.rounded_length", lambda n: n + 7)
+    np.testing.assert_allclose(model.score(h, items), scores, rtol=1e-5, atol=1e-5)
