@@ -37,7 +37,8 @@ def test_old_and_new_train_side_by_side_and_the_old_tree_goes(root, benchmark):
         pytest.skip("this clone has no history, or there is no git")
     before = worktrees(root)
     with benchmark["tree_of"](FIRST) as old:
-        found = list(benchmark["side_by_side"]("gru4rec", {"old": old, "new": root}))
+        trees = {"old": old, "new": root}
+        found = list(benchmark["side_by_side"]("gru4rec", trees, turns=1))
     assert [row[""] for row in found] == ["old", "new"]
     assert all(row["examples a second"] > 0 and row["peak MiB"] > 0 for row in found)
     assert abs(found[0]["mean loss"] - found[1]["mean loss"]) < 0.1
