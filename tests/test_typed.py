@@ -269,8 +269,8 @@ def test_papermill_knows_every_documented_parameter(root, name):
     if name == "train":
         documented = {n for model in MODELS for n in known_parameters(model)} | {"progress"}
     else:
-        words = re.search(r'check_parameters\(\s*globals\(\),\s*"([^"]+)"', text)[1]
-        documented = set(words.split())
+        strings = re.search(r"check_parameters\(\s*globals\(\),([^)]+)\)", text)[1]
+        documented = set(ast.literal_eval(f"({strings})".replace(",", "")).split())
     assert known == documented
 
 
