@@ -27,6 +27,7 @@ from promptrec.baselines.sequences import (
 from ..core import ragged_arange
 from ..data.dataset import Dataset
 from ..evaluation.split import Split
+from ..training.kernels import attention, dropout
 from ..training.loop import Loop
 
 # %% ../../nbs/5_baselines/07_bert4rec.ipynb #c005
@@ -104,24 +105,24 @@ class Bert4RecBlock(nn.Module):
         return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def _drop(self, y: torch.Tensor) -> torch.Tensor:
-        return F.dropout(y, self.dropout, self.training)
+        return dropout(y, self.dropout, self.training)
 
     def forward(
-        self, x: torch.Tensor, seen: torch.Tensor | None = None, at: torch.Tensor | None = None
+        self, x: torch.Tensor, lengths: torch.Tensor | None = None, at: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """States [B, L, d] to states [B, L, d], or [B, M, d] of positions `at` [B, M]; only
-        positions that are `seen` [B, 1, 1, L] are attended to.
+        """States [B, L, d] to states [B, L, d], or [B, M, d] of positions `at` [B, M]; only the
+        first `lengths` [B] positions are attended to.
         """
         k, v = self.kv(x).chunk(2, -1)
         if at is not None:
             row = x.shape[1] * torch.arange(len(x), device=x.device)[:, None]
             x = F.embedding(at + row, x.flatten(0, 1))
-        a = F.scaled_dot_product_attention(
+        a = attention(
             self._split(self.q(x)),
             self._split(k),
             self._split(v),
-            seen,
-            dropout_p=self.dropout if self.training else 0.0,
+            lengths,
+            dropout=self.dropout if self.training else 0.0,
         )
         x = self.norm(x + self._drop(self.out(a.transpose(1, 2).flatten(2))))
         return self.norm2(x + self._drop(self.down(F.gelu(self.up(x)))))
@@ -153,11 +154,10 @@ class Bert4RecNet(SequenceNet):
         step = torch.arange(L, device=items.device)
         position = (last + 1 - lengths[:, None] + step).clamp(max=last)
         x = self.norm(self.items(items) + F.embedding(position, self.position))
-        x = F.dropout(x, self.s.dropout, self.training)
-        seen = (step < lengths[:, None])[:, None, None] if (lengths < L).any() else None
+        x = dropout(x, self.s.dropout, self.training)
         for block in self.blocks[:-1]:
-            x = block(x, seen)
-        return self.blocks[-1](x, seen, at)
+            x = block(x, lengths)
+        return self.blocks[-1](x, lengths, at)
 
     def guess(self, h: torch.Tensor) -> torch.Tensor:
         "g: what scores items [..., d], from states [..., d]."

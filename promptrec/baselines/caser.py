@@ -25,6 +25,7 @@ from promptrec.baselines.sequences import (
 from ..core import check_name, rng
 from ..data.dataset import Dataset
 from ..evaluation.split import Split
+from ..training.kernels import dropout
 from ..training.loop import Loop
 
 # %% ../../nbs/5_baselines/05_caser.ipynb #c005
@@ -88,7 +89,7 @@ class CaserNet(SequenceNet):
         x = self.inputs(self.window(items, lengths)).transpose(1, 2)  # [B, d, L]
         outputs = [self.vertical(x).flatten(1)]
         outputs += [F.relu(conv(x).amax(-1)) for conv in self.horizontal]
-        found = F.dropout(torch.cat(outputs, 1), self.s.dropout, self.training)
+        found = dropout(torch.cat(outputs, 1), self.s.dropout, self.training)
         return F.relu(self.full(found))
 
     def forward(self, batch: dict) -> tuple[torch.Tensor, dict]:

@@ -17,6 +17,7 @@ from torch import nn
 from .sequences import LOSSES, ItemTable, SequenceNet, SequenceRecommender
 from ..core import check_name
 from ..data.dataset import Dataset
+from ..training.kernels import Gru, dropout
 
 # %% ../../nbs/5_baselines/04_gru4rec.ipynb #c005
 @dataclass(frozen=True)
@@ -61,31 +62,6 @@ def first_weights(items: ItemTable, gru: nn.GRU) -> None:
             for gate in p.data.chunk(3):
                 nn.init.xavier_uniform_(gate)
 
-# %% ../../nbs/5_baselines/04_gru4rec.ipynb #c012
-def _fast_gru(
-    gru: nn.GRU, embeddings: torch.Tensor, items: torch.Tensor, lengths: torch.Tensor
-) -> torch.Tensor:
-    """The state after each history [B, d] of a GRU of one layer, from all items' `embeddings` [V,
-    d], from `items` [B, L], padded on the right, and `lengths` [B].
-    """
-    w = dict(gru.named_parameters())
-    d = gru.hidden_size
-    W, b, U, c = (w[f"{name}_l0"] for name in ("weight_ih", "bias_ih", "weight_hh", "bias_hh"))
-    twice = torch.ones_like(c).index_fill(0, torch.arange(2 * d, 3 * d), 2.0)  # the 2x of tanh
-    gates = F.linear(embeddings, W, b) * twice
-    U_rz, U_n = (2 * U.T * twice).split(2 * d, 1)
-    c_rz, c_n = ((c - U.sum(1)) * twice).split(2 * d)
-    gates[:, : 2 * d] += c_rz
-    order = lengths.argsort()
-    steps = torch.arange(items.shape[1])
-    ended = torch.searchsorted(lengths[order], steps, right=True)  # histories shorter than a step
-    h = gates.new_full((len(items), d), 0.5)
-    for item, k in zip(items[order].T, ended.tolist()):
-        rz, n = F.embedding(item[k:], gates).split(2 * d, 1)
-        r, z = rz.addmm_(h[k:], U_rz).sigmoid_().chunk(2, 1)
-        h[k:] = n.addcmul_(r, torch.addmm(c_n, h[k:], U_n)).sigmoid_().lerp_(h[k:], z)
-    return 2 * h[order.argsort()] - 1
-
 # %% ../../nbs/5_baselines/04_gru4rec.ipynb #c014
 class Gru4RecNet(SequenceNet):
     """GRU layers over `n_items` items (Hidasi et al., 2016, section 3), with shared embeddings
@@ -97,22 +73,22 @@ class Gru4RecNet(SequenceNet):
         self.s = s
         self.items = ItemTable(n_items, s.d, bias=True)
         between = s.dropout if s.layers > 1 else 0.0  # dropout between layers
-        self.gru = nn.GRU(s.d, s.d, s.layers, batch_first=True, dropout=between)
+        self.gru = Gru(s.d, s.d, s.layers, between)
         first_weights(self.items, self.gru)
 
     def states(self, items: torch.Tensor) -> torch.Tensor:
         "States [B, L, d] of histories [B, L], padded on the right."
-        x = F.dropout(self.items(items), self.s.dropout_embed, self.training)
-        # autocast makes a GPU's GRU float16, even where bf16 is asked for
-        with torch.autocast("cuda", enabled=False):
-            x = self.gru(x.float())[0]
-        return F.dropout(x, self.s.dropout, self.training)
+        x = dropout(self.items(items), self.s.dropout_embed, self.training)
+        return dropout(self.gru(x), self.s.dropout, self.training)
 
     def last(self, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         "The state after each history [B, d]."
-        if self.s.layers == 1 and not items.is_cuda:
-            return _fast_gru(self.gru, self.items.weight, items, lengths)
-        return self.states(items)[torch.arange(len(items), device=items.device), lengths - 1]
+        rows = torch.arange(len(items), device=items.device)
+        if self.s.layers > 1 or items.is_cuda:
+            return self.states(items)[rows, lengths - 1]
+        W, b, *_ = self.gru.parts(0)
+        gates = F.linear(self.items.weight, W, b)  # of every item once, not of every interaction
+        return self.gru.walk(F.embedding(items.T, gates))[lengths - 1, rows]
 
     def forward(self, batch: dict) -> tuple[torch.Tensor, dict]:
         "Loss over all positions that ask for an item."

@@ -16,6 +16,7 @@ from torch import nn
 
 from .sequences import ItemTable, SequenceNet, SequenceRecommender
 from ..data.dataset import Dataset
+from ..training.kernels import attention, dropout
 
 # %% ../../nbs/5_baselines/06_sasrec.ipynb #c005
 @dataclass(frozen=True)
@@ -54,21 +55,19 @@ class SasRecBlock(nn.Module):
         state of each [B, 1, d].
         """
         k, v = self.kv(x).chunk(2, -1)
-        seen = None
         if lengths is not None:
-            seen = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, None, None]
             x = x[torch.arange(len(x), device=x.device), lengths - 1][:, None]
         q, drop = self.norm(x), self.dropout if self.training else 0.0
-        a = F.scaled_dot_product_attention(
+        a = attention(
             self._split(self.q(q)),
             self._split(k),
             self._split(v),
-            seen,
-            drop,
-            is_causal=seen is None,
+            lengths,
+            causal=lengths is None,
+            dropout=drop,
         )
         x = self.norm2(q + a.transpose(1, 2).flatten(2))
-        return x + F.dropout(self.down(F.dropout(F.relu(self.up(x)), drop)), drop)
+        return x + dropout(self.down(dropout(F.relu(self.up(x)), drop)), drop)
 
 # %% ../../nbs/5_baselines/06_sasrec.ipynb #c009
 class SasRecNet(SequenceNet):
@@ -94,7 +93,7 @@ class SasRecNet(SequenceNet):
         )
         position = position.clamp(max=s.max_items - 1)  # those of padding do not matter
         x = self.items(items) * s.d**0.5 + F.embedding(position, self.position)
-        x = F.dropout(x, s.dropout, self.training)
+        x = dropout(x, s.dropout, self.training)
         for block in self.blocks[:-1]:
             x = block(x)
         return self.norm(self.blocks[-1](x, lengths if last else None))

@@ -22,12 +22,17 @@ from ..core import PromptrecError, check_name, ragged_arange, rng
 from ..data.dataset import Dataset
 from ..evaluation.recommender import Recommender, load_model, save_model
 from ..evaluation.split import Histories, Split
+from ..training.kernels import compute_dtype, rounded_length
 from ..training.loop import Batches, Loop, length_buckets, parameter_groups
 
 # %% ../../nbs/5_baselines/03_sequences.ipynb #c005
-def padded(items: np.ndarray, lengths: np.ndarray, fill: int = 0) -> torch.Tensor:
-    "Pieces of `lengths` [B] that lie end to end in `items`, as int64 [B, L], `fill` on the right."
-    out = np.full((len(lengths), int(lengths.max(initial=1))), fill, np.int64)
+def padded(
+    items: np.ndarray, lengths: np.ndarray, fill: int = 0, length: int | None = None
+) -> torch.Tensor:
+    """Pieces of `lengths` [B] that lie end to end in `items`, as int64 [B, L], `fill` on the right;
+    L is `length`, or the longest piece's.
+    """
+    out = np.full((len(lengths), length or int(lengths.max(initial=1))), fill, np.int64)
     out[np.arange(out.shape[1]) < lengths[:, None]] = items
     return torch.from_numpy(out)
 
@@ -92,7 +97,7 @@ class SequenceBatches:
         is_first, is_last = np.zeros(len(items), bool), np.zeros(len(items), bool)
         is_first[ends - n] = True
         is_last[ends - 1] = True
-        read = padded(items[~is_last], n - 1)
+        read = padded(items[~is_last], n - 1, length=rounded_length(int(n.max()) - 1))
         row = np.arange(len(n)) * read.shape[1]  # where each row begins in `read.flatten()`
         ask_at = ragged_arange(row, row + n - 1)
         target, asked = items[~is_first], n - 1
@@ -196,9 +201,7 @@ def full_softmax(
     """Mean cross entropy of targets [P] among all items, from states `h` [P, d], item embeddings
     `E` [V, d] and biases `b` [V].
     """
-    kind = h.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h.dtype
-    return _Softmax.apply(h, E, b, target, dtype)
+    return _Softmax.apply(h, E, b, target, compute_dtype(h))
 
 # %% ../../nbs/5_baselines/03_sequences.ipynb #c024
 def sampled_softmax(positive: torch.Tensor, negative: torch.Tensor, n_items: int) -> torch.Tensor:

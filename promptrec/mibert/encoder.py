@@ -24,6 +24,7 @@ from transformers.utils import logging as hf_logging
 
 from ..core import PromptrecError, plain_name, project_path
 from ..data.download import SOURCES, data_folder, locate
+from ..training.kernels import tile_attention, use_fast_dropout
 
 _Loaded = TypeVar("_Loaded")
 
@@ -126,6 +127,8 @@ def load_encoder(
         encoder = _load(AutoModel.from_pretrained, name, path, config=config, dtype=torch.float32)
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
+    use_fast_dropout(encoder)
+    tile_attention(encoder)
     return encoder
 
 # %% ../../nbs/4_mibert/03_encoder.ipynb #c69ba838

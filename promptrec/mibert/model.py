@@ -37,6 +37,7 @@ from promptrec.mibert.prompts import (
     window_starts,
 )
 from .titles import TitleTable, mean_of_words
+from ..training.kernels import UsedRows
 from ..training.loop import Loop, length_buckets, parameter_groups
 
 # %% ../../nbs/4_mibert/08_model.ipynb #c005
@@ -288,7 +289,7 @@ class PromptWindowBatches:
         hide = generator.random(len(histories.item)) < self.cloze
         prompts = encode_prompts(self.enc, histories, hide)
         target = np.concatenate([self.ds.item[stop], prompts.hidden]).astype(np.int64)
-        return pad_prompts(prompts, self.enc.pad_id) | {
+        return pad_prompts(prompts, self.enc.pad_id, self.enc.padded_length(prompts)) | {
             "target": torch.from_numpy(target),
             "user": torch.from_numpy(self.ds.user[stop].astype(np.int64)),
         }
@@ -338,7 +339,8 @@ def score_prompts(
     width = len(net.titles.bias) if candidates is None else candidates.shape[1]
     scores = np.empty((len(kept), width), np.float32)
     for which in _batches_by_length(kept.lengths, enc.max_tokens, max_batch_tokens):
-        batch = pad_prompts(encode_prompts(enc, kept[which]), enc.pad_id)
+        prompts = encode_prompts(enc, kept[which])
+        batch = pad_prompts(prompts, enc.pad_id, enc.padded_length(prompts))
         logits = _mask_logits(net, batch)
         if candidates is not None:
             logits = np.take_along_axis(logits, candidates[which], 1)
@@ -366,8 +368,9 @@ class MiBert(Recommender):
         self.base_weights = weights_hash(encoder)
         self.prompts = PromptEncoder(dataset, self.tokenizer, settings.max_tokens, longest)
         self.notes = self.prompts.notes
-        words = encoder.get_input_embeddings().weight
-        start = mean_of_words(dataset.titles, self.tokenizer, words)
+        words = encoder.get_input_embeddings()
+        start = mean_of_words(dataset.titles, self.tokenizer, words.weight)
+        encoder.set_input_embeddings(UsedRows(words, self.prompts.token_ids))
         self.net = MiBertNet(encoder, start, settings)
 
     def groups(self, lr: float, weight_decay: float) -> list[dict]:

@@ -9,6 +9,8 @@ __all__ = ['make_expert', 'MixtureOfExperts']
 import torch
 from torch import nn
 
+from ..training.kernels import compute_dtype
+
 # %% ../../nbs/4_mibert/04_moe.ipynb #c005
 def make_expert(d: int, noise: float = 0.02) -> nn.Sequential:
     "A two-layer feed-forward network of width `d` that starts near the identity."
@@ -34,9 +36,10 @@ class MixtureOfExperts(nn.Module):
         "States `H` [B, L, d] and [CLS] states `cls` [B, d] to `(Z [B, L, d], p [B, N])`."
         p = self.gate(cls).softmax(-1)
         chosen = p.topk(self.k, dim=-1).indices  # [B, k]
+        H = H.to(compute_dtype(H))  # once, not by each expert
         Z = torch.zeros_like(H)
         for e, expert in enumerate(self.experts):
             b = (chosen == e).any(-1).nonzero().squeeze(-1)  # the prompts that chose expert e
             if len(b):
-                Z = Z.index_add(0, b, (p[b, e, None, None] * expert(H[b])).to(Z.dtype))
+                Z = Z.index_add(0, b, p[b, e, None, None].to(H.dtype) * expert(H[b]))
         return Z, p

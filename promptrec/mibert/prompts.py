@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from ..core import PromptrecError, offsets_of, ragged_arange
 from ..data.dataset import RATING_WORDS, Dataset, Domain, shortened_note
 from ..evaluation.split import Histories, Split
+from ..training.kernels import rounded_length
 
 # %% ../../nbs/4_mibert/01_prompts.ipynb #c005
 def genre_clause(genres: tuple[str, ...]) -> str:
@@ -271,6 +272,16 @@ class PromptEncoder:
             middle = self.scale.text[groups // 2]
             note = f"different ratings, said in {groups} groups such as {middle!r}"
             self.notes[note] = self.scale.distinct
+
+    @property
+    def token_ids(self) -> np.ndarray:
+        "The tokens that prompts can have, padding included, sorted."
+        pieces = (self.head, self.left, self.tail, self.right, [self.mask_id, self.pad_id])
+        return np.unique(np.concatenate(pieces))
+
+    def padded_length(self, p: "Prompts") -> int:
+        "The length that `p` are padded to: one of few, and at least that of the longest prompt."
+        return min(rounded_length(int(np.diff(p.offsets).max())), self.max_tokens)
 
     def kinds(self, h: Histories) -> np.ndarray:
         "Rows of the `right` table for genres and rating of each interaction [n, 2]."

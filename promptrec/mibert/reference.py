@@ -14,6 +14,7 @@ from .contrast import window_contrast
 from .interests import ShortTerm
 from .model import MiBertNet, input_embeddings
 from .moe import MixtureOfExperts
+from ..training.kernels import plain_attention
 
 # %% ../../nbs/4_mibert/09_reference.ipynb #c005
 def all_experts(moe: MixtureOfExperts, H: torch.Tensor) -> torch.Tensor:
@@ -26,7 +27,7 @@ def all_experts(moe: MixtureOfExperts, H: torch.Tensor) -> torch.Tensor:
 
 def short_term_everywhere(short: ShortTerm, Z: torch.Tensor) -> torch.Tensor:
     "GRU, banded attention and gate at all positions [B, L, d]."
-    G, _ = short.gru(Z)
+    G, _ = nn.GRU.forward(short.gru, Z)  # PyTorch's own
     position = torch.arange(Z.shape[1], device=Z.device)
     back = position[:, None] - position
     s = F.scaled_dot_product_attention(
@@ -52,7 +53,8 @@ class PlainNet(nn.Module):
         net = self.net
         x = input_embeddings(net.encoder, net.titles, batch)
         mask = batch["attention_mask"].long()
-        H = net.encoder(inputs_embeds=x, attention_mask=mask).last_hidden_state
+        with plain_attention(net.encoder):
+            H = net.encoder(inputs_embeds=x, attention_mask=mask).last_hidden_state
         Z = H if net.moe is None else all_experts(net.moe, H)
         branches = [Z]
         if net.short is not None:
