@@ -27,6 +27,7 @@ from ..evaluation.split import Histories, Split, histories_at
 from ..mibert.encoder import load_encoder, load_tokenizer
 from ..mibert.model import PromptWindowBatches
 from ..mibert.prompts import PromptEncoder, plain_tokens, truncate_histories
+from ..training.kernels import use_fast_dropout
 from ..training.loop import Loop, parameter_groups
 
 # %% ../../nbs/5_baselines/09_p5.ipynb #c005
@@ -527,6 +528,7 @@ def load_t5(backbone: str, dropout: float, data_dir: str | Path | None = None) -
             m.p = dropout
         elif isinstance(getattr(m, "dropout", None), float):
             m.dropout = dropout
+    use_fast_dropout(t5)
     return t5
 
 # %% ../../nbs/5_baselines/09_p5.ipynb #c045
