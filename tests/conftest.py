@@ -119,3 +119,30 @@ def own(tmp_path):
     }
     pd.DataFrame(catalogue).to_csv(folder / "items.csv", index=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def llm(tmp_path_factory):
+    "A made-up language model with SmolLM2's words."
+    import torch  # here, for tests that need neither start faster
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from promptrec.sbtrec.language_model import llm_path
+
+    folder = tmp_path_factory.mktemp("llm")
+    words = AutoTokenizer.from_pretrained(llm_path("smollm2-135m"))
+    words.save_pretrained(folder)
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(words),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=1024,
+            bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id,
+        )
+    ).save_pretrained(folder)
+    return str(folder)

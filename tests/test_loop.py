@@ -12,14 +12,12 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from promptrec.core import PromptrecError
 from promptrec.evaluation.choice import evaluate_answers
 from promptrec.evaluation.metrics import evaluate
 from promptrec.experiments.parameters import configure
 from promptrec.experiments.run import build, prepare, train
-from promptrec.sbtrec.language_model import llm_path
 from promptrec.sbtrec.model import PromptBatches
 from promptrec.training import loop as loop_module
 from promptrec.training.loop import Loop, LoopSettings, Stepper, has_compiler, own_pieces
@@ -56,20 +54,6 @@ def check_same(parts, whole):
 
 
 # A batch in pieces ----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory):
-    "A made-up language model of one layer."
-    folder = tmp_path_factory.mktemp("llm")
-    words = AutoTokenizer.from_pretrained(llm_path("smollm2-135m"))
-    words.save_pretrained(folder)
-    torch.manual_seed(0)
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
-    ends = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
-    config = LlamaConfig(vocab_size=len(words), num_hidden_layers=1, **size, **ends)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return str(folder)
 
 
 class SamePrompts(PromptBatches):

@@ -10,38 +10,15 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from promptrec.core import rng, seed_everything
 from promptrec.experiments.parameters import configure
 from promptrec.experiments.registry import MODELS
 from promptrec.experiments.run import execute, prepare, restore
 from promptrec.sbtrec import model as sbtrec_model
-from promptrec.sbtrec.language_model import llm_path, load_llm
+from promptrec.sbtrec.language_model import load_llm
 from promptrec.sbtrec.model import PromptBatches, SbtRec
 from promptrec.training.kernels import seed_dropout, use_fast_dropout
-
-
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory):
-    "A made-up language model with SmolLM2's words."
-    folder = tmp_path_factory.mktemp("llm")
-    words = AutoTokenizer.from_pretrained(llm_path("smollm2-135m"))
-    words.save_pretrained(folder)
-    torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(words),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=1024,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-        )
-    ).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

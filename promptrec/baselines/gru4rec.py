@@ -88,7 +88,7 @@ class Gru4RecNet(SequenceNet):
             return self.states(items)[rows, lengths - 1]
         W, b, *_ = self.gru.parts(0)
         gates = F.linear(self.items.weight, W, b)  # of every item once, not of every interaction
-        return self.gru.walk(F.embedding(items.T, gates))[lengths - 1, rows]
+        return self.gru.unroll(F.embedding(items.T, gates))[lengths - 1, rows]
 
     def forward(self, batch: dict) -> tuple[torch.Tensor, dict]:
         "Loss over all positions that ask for an item."

@@ -528,7 +528,6 @@ def load_t5(backbone: str, dropout: float, data_dir: str | Path | None = None) -
             m.p = dropout
         elif isinstance(getattr(m, "dropout", None), float):
             m.dropout = dropout
-    use_fast_dropout(t5)
     return t5
 
 # %% ../../nbs/5_baselines/09_p5.ipynb #c045
@@ -601,6 +600,7 @@ class P5(Recommender):
         if t5 is None:
             vocabulary = len(self.prompts.kept)
             t5 = T5Model(T5Config(vocab_size=vocabulary, eos_token_id=self.prompts.end, **s.sizes))
+        use_fast_dropout(t5)
         self.net = P5Net(t5, s)
 
     @property

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'ID_TRAINING', 'padded', 'SequenceBatches', 'smallest_in_rows', 'full_softmax', 'sampled_softmax', 'gbce',
-           'ItemTable', 'SequenceSettings', 'SequenceNet', 'length_groups', 'SequenceRecommender']
+           'ItemTable', 'SequenceSettings', 'SequenceNet', 'SequenceRecommender']
 
 # %% ../../nbs/5_baselines/03_sequences.ipynb #c002
 from collections.abc import Callable, Iterator
@@ -23,7 +23,13 @@ from ..data.dataset import Dataset
 from ..evaluation.recommender import Recommender, load_model, save_model
 from ..evaluation.split import Histories, Split
 from ..training.kernels import compute_dtype, rounded_length
-from ..training.loop import Batches, Loop, length_buckets, parameter_groups
+from promptrec.training.loop import (
+    Batches,
+    Loop,
+    length_buckets,
+    length_groups,
+    parameter_groups,
+)
 
 # %% ../../nbs/5_baselines/03_sequences.ipynb #c005
 def padded(
@@ -300,13 +306,6 @@ class SequenceNet(nn.Module):
     def forward(self, batch: dict) -> tuple[torch.Tensor, dict]:
         "Loss of a training batch, and its parts by name where it has several."
         raise NotImplementedError
-
-# %% ../../nbs/5_baselines/03_sequences.ipynb #c033
-def length_groups(lengths: np.ndarray, size: int) -> list[np.ndarray]:
-    "Positions of `lengths` [B], shortest first, in groups of about `size` items in all."
-    order = np.argsort(lengths, kind="stable")
-    group = np.cumsum(lengths[order]) // size
-    return np.split(order, np.flatnonzero(np.diff(group)) + 1)
 
 # %% ../../nbs/5_baselines/03_sequences.ipynb #c036
 # Adam with a fixed rate, as the ID baselines' authors train; clip=0: no clipping

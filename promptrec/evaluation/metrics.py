@@ -114,16 +114,20 @@ def progress_bar(total: int, name: str, show: bool, unit: str, initial: int = 0)
     )
 
 # %% ../../nbs/2_evaluation/04_metrics.ipynb #e5a10002
+def _is_one_of_several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def own_rows(n: int) -> np.ndarray:
     "Which of `n` rows this process evaluates: all, where it is the only one."
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not _is_one_of_several():
         return np.arange(n)
     return np.arange(torch.distributed.get_rank(), n, torch.distributed.get_world_size())
 
 
 def all_rows(tables: list[pd.DataFrame]) -> pd.DataFrame:
     "One table in the order of the rows, from those of all processes, whose index the rows are."
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _is_one_of_several():
         of_each: list[Any] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(of_each, tables)
         tables = [table for some in of_each for table in some]

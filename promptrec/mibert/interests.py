@@ -38,9 +38,14 @@ class ShortTerm(nn.Module):
         "[B, n, d] as [B, heads, n, d / heads]."
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def neighbourhood(self, G: torch.Tensor, row: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        "What the states of `G` [B, L, d] at `t` [P] of `row` [P] find in the `r` last ones [P, d]."
-        first = max(0, int(t.min()) - self.r + 1) // 32 * 32  # nobody looks further back
+    def neighbourhood(
+        self, G: torch.Tensor, row: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The states of `G` [B, L, d] at `t` [P] of `row` [P], and what they attend to in the `r`
+        last ones: both [P, d].
+        """
+        first = max(0, int(t.min()) - self.r + 1)  # nobody attends to what is before
+        first = first // 32 * 32  # few lengths
         G = G[:, first:]
         place = places_in_rows(row, len(G))
         at = t.new_zeros(len(G), int(place.max()) + 1).index_put((row, place), t - first)
@@ -51,12 +56,12 @@ class ShortTerm(nn.Module):
         scores = (q @ k.transpose(2, 3)).float() * q.shape[3] ** -0.5
         alpha = scores.masked_fill(~seen[:, None], -torch.inf).softmax(3)
         s = alpha.to(v.dtype) @ v
-        return s.transpose(1, 2).flatten(2)[row, place]
+        return g[row, place], s.transpose(1, 2).flatten(2)[row, place]
 
     def forward(self, Z: torch.Tensor, row: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         "Short-term states [P, d] of `Z` [B, L, d] at the positions `t` [P] of prompts `row` [P]."
         G = self.gru(Z[:, : rounded_length(int(t.max()) + 1)])
-        g, s = G[row, t], self.neighbourhood(G, row, t)
+        g, s = self.neighbourhood(G, row, t)
         gamma = torch.sigmoid(self.gate(torch.cat([g, s], -1)))
         return gamma * g + (1 - gamma) * s
 

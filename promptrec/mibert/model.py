@@ -38,7 +38,7 @@ from promptrec.mibert.prompts import (
 )
 from .titles import TitleTable, mean_of_words
 from ..training.kernels import UsedRows
-from ..training.loop import Loop, length_buckets, parameter_groups
+from ..training.loop import Loop, length_buckets, length_groups, parameter_groups
 
 # %% ../../nbs/4_mibert/08_model.ipynb #c005
 @dataclass(frozen=True)
@@ -311,15 +311,6 @@ def _load_checked(
     return encoder, longest
 
 
-def _batches_by_length(
-    lengths: np.ndarray, max_tokens: int, max_batch_tokens: int
-) -> list[np.ndarray]:
-    "Positions of histories of `lengths` [B], shortest first, in batches of `max_batch_tokens`."
-    order = np.argsort(lengths, kind="stable")
-    batches = -(-len(lengths) * max_tokens // max_batch_tokens)  # rounded up
-    return np.array_split(order, max(1, batches))
-
-
 def _mask_logits(net: MiBertNet, batch: dict[str, torch.Tensor]) -> np.ndarray:
     "Logits of all titles at the [MASK]s of a batch [P, V], float32 on the host."
     device = net.titles.weight.device
@@ -338,7 +329,7 @@ def score_prompts(
     kept = truncate_histories(enc, histories)
     width = len(net.titles.bias) if candidates is None else candidates.shape[1]
     scores = np.empty((len(kept), width), np.float32)
-    for which in _batches_by_length(kept.lengths, enc.max_tokens, max_batch_tokens):
+    for which in length_groups(enc.prompt_lengths(kept), max_batch_tokens):
         prompts = encode_prompts(enc, kept[which])
         batch = pad_prompts(prompts, enc.pad_id, enc.padded_length(prompts))
         logits = _mask_logits(net, batch)

@@ -279,6 +279,11 @@ class PromptEncoder:
         pieces = (self.head, self.left, self.tail, self.right, [self.mask_id, self.pad_id])
         return np.unique(np.concatenate(pieces))
 
+    def prompt_lengths(self, h: Histories) -> np.ndarray:
+        "Tokens of the prompt of each history [B]."
+        statements = offsets_of(self.statement_lengths(h))[h.offsets]
+        return len(self.head) + np.diff(statements) + len(self.tail)
+
     def padded_length(self, p: "Prompts") -> int:
         "The length that `p` are padded to: one of few, and at least that of the longest prompt."
         return min(rounded_length(int(np.diff(p.offsets).max())), self.max_tokens)

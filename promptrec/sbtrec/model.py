@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['TRAINING_STAGES', 'SbtRecSettings', 'with_lora', 'own_precision', 'behaviour_parts', 'quantised',
            'start_behaviour_parts', 'SbtNet', 'hybrid_batch', 'uses_behaviour_token', 'PromptBatches', 'train_encoder',
-           'sbt_parameter_groups', 'used_codes', 'batches_of_tokens', 'prompt_rows', 'embedded_prompts',
-           'validation_loss', 'SbtRec']
+           'sbt_parameter_groups', 'used_codes', 'prompt_rows', 'embedded_prompts', 'validation_loss', 'SbtRec']
 
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c002
 import warnings
@@ -45,7 +44,13 @@ from promptrec.sbtrec.prompts import (
 from .quantizer import ResidualQuantizer
 from ..training.adapters import fuse_layers
 from ..training.kernels import tile_attention
-from ..training.loop import Loop, length_buckets, parameter_groups, pick_precision
+from promptrec.training.loop import (
+    Loop,
+    length_buckets,
+    length_groups,
+    parameter_groups,
+    pick_precision,
+)
 
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c005
 TRAINING_STAGES = ("one", "two", "curriculum")
@@ -398,19 +403,6 @@ def used_codes(quantizer: ResidualQuantizer | None, z: torch.Tensor | None) -> d
 _TOKENS_AT_ONCE = 4096
 
 
-def batches_of_tokens(lengths: np.ndarray, most: int) -> list[np.ndarray]:
-    """All positions of `lengths` [n] once, the shortest first, in batches of at most `most` tokens,
-    padding included, or of one.
-    """
-    order = np.argsort(lengths, kind="stable")
-    batches, first = [], 0
-    for i, length in enumerate(lengths[order]):
-        if i > first and (i + 1 - first) * length > most:
-            batches.append(order[first:i])
-            first = i
-    return [*batches, order[first:]]
-
-
 def prompt_rows(
     net: SbtNet,
     prompts: HybridPrompts,
@@ -428,7 +420,7 @@ def prompt_rows(
     if encoder_histories is not None:
         encoder_histories = encoder_histories.last(net.settings.max_items)
     lengths = prompt_lengths(prompts, histories, candidates)
-    for rows in batches_of_tokens(lengths, _TOKENS_AT_ONCE):
+    for rows in length_groups(lengths, _TOKENS_AT_ONCE):
         x = hybrid_batch(
             prompts,
             histories[rows],

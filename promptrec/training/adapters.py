@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention, eager_attention_forward
 
-from .kernels import dropout
+from .kernels import compute_dtype, dropout
 
 # %% ../../nbs/3_training/02_adapters.ipynb #ad0005
 class _AdaptedLinear(torch.autograd.Function):
@@ -64,12 +64,6 @@ class _AdaptedLinear(torch.autograd.Function):
         return dx, dropped, None, None, dA, dB, None
 
 # %% ../../nbs/3_training/02_adapters.ipynb #ad0007
-def _autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
-    "The precision of autocast on the device of `x`; None where it is off."
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-
-
 class FusedLoraLinear(lora.Linear):
     "peft's linear layer with LoRA; one plain adapter on a frozen layer is computed at once."
 
@@ -93,7 +87,7 @@ class FusedLoraLinear(lora.Linear):
         if name is None:
             return super().forward(x, *args, **kwargs)
         base = cast(nn.Linear, self.base_layer)
-        flat = x.to(_autocast_dtype(x) or base.weight.dtype).flatten(0, -2)
+        flat = x.to(compute_dtype(base.weight)).flatten(0, -2)
         p = getattr(self.lora_dropout[name], "p", 0.0)  # no dropout is an Identity
         dropped = dropout(flat, p, self.training)  # itself where there is none
         A, B = self.lora_A[name].weight, self.lora_B[name].weight
@@ -178,7 +172,7 @@ class FusedRMSNorm(nn.Module):
         "Tokens [..., d] to [..., d]; under autocast in its precision, for the products behind it."
         weight = cast(torch.Tensor, self.weight)
         eps = cast(float, getattr(self, "variance_epsilon", getattr(self, "eps", None)))
-        dtype = _autocast_dtype(x) or torch.promote_types(x.dtype, weight.dtype)
+        dtype = compute_dtype(x, weight)
         if weight.requires_grad or x.device.type != "cpu":  # a GPU has a kernel of its own
             return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(dtype)
         return _RmsNorm.apply(x.flatten(0, -2), weight, eps, dtype).view(x.shape)

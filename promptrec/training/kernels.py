@@ -10,6 +10,7 @@ __all__ = ['compute_dtype', 'seed_dropout', 'dropout', 'Dropout', 'use_fast_drop
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 # %% ../../nbs/3_training/01_kernels.ipynb #db2cba1f
-def compute_dtype(x: torch.Tensor) -> torch.dtype:
-    "The precision of products with `x`: autocast's where it is on, else that of `x`."
+def compute_dtype(x: torch.Tensor, *others: torch.Tensor) -> torch.dtype:
+    "The precision of products of these: autocast's where it is on, else what they promote to."
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    if torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return reduce(torch.promote_types, (other.dtype for other in others), x.dtype)
 
 # %% ../../nbs/3_training/01_kernels.ipynb #26ec5a0b
 _WINDOW = 2**20  # numbers of a block that one mask may use; a block has twice as many
@@ -363,7 +366,7 @@ def plain_attention(model: PreTrainedModel) -> Iterator[None]:
 _LOW_WIDTH = 256  # least width of a state whose products are faster in low precision
 
 
-def _walk(
+def _unroll(
     gates: torch.Tensor, U: torch.Tensor, c: torch.Tensor, dtype: torch.dtype, keep: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """States [L+1, B, d], the zero state first, in float32 and in `dtype`, and r, z, U_n h + c_n, n
@@ -393,14 +396,14 @@ def _walk(
     return H, low, Y
 
 # %% ../../nbs/3_training/01_kernels.ipynb #4bcd3e2b
-class _GruWalk(torch.autograd.Function):
+class _GruStates(torch.autograd.Function):
     "States [L, B, d] from input gates [L, B, 3d], recurrent weights [3d, d] and biases [3d]."
 
     @staticmethod
     def forward(
         ctx: Any, gates: torch.Tensor, U: torch.Tensor, c: torch.Tensor, dtype: torch.dtype
     ) -> torch.Tensor:
-        H, low, Y = _walk(gates, U, c, dtype, keep=any(ctx.needs_input_grad))
+        H, low, Y = _unroll(gates, U, c, dtype, keep=any(ctx.needs_input_grad))
         ctx.save_for_backward(U, H, low, Y)
         return H[1:]
 
@@ -418,14 +421,14 @@ class _GruWalk(torch.autograd.Function):
         K_u = K.to(low.dtype, copy=True)  # and to U h + c
         K_u[:, :, 2] *= r
         d_u, d_h = torch.empty_like(K_u), torch.empty_like(dH)
-        _walk_back(dH, z, K_u, U.to(low.dtype), d_h, d_u)
+        _unroll_back(dH, z, K_u, U.to(low.dtype), d_h, d_u)
         d_u = d_u.view(L * B, 3 * d)
         d_U = (d_u.T @ low[:-1].reshape(L * B, d)).float()
         d_gates = K.mul_(d_h[:, :, None]).view(L, B, 3 * d)
         return d_gates, d_U, d_u.sum(0, dtype=torch.float32), None
 
 
-def _walk_back(
+def _unroll_back(
     dH: torch.Tensor,
     z: torch.Tensor,
     K_u: torch.Tensor,
@@ -459,11 +462,11 @@ class Gru(nn.GRU):
         names = ("weight_ih", "bias_ih", "weight_hh", "bias_hh")
         return [getattr(self, f"{name}_l{layer}") for name in names]
 
-    def walk(self, gates: torch.Tensor, layer: int = 0) -> torch.Tensor:
+    def unroll(self, gates: torch.Tensor, layer: int = 0) -> torch.Tensor:
         "States [L, B, d] of a layer whose inputs give the `gates` W x + b [L, B, 3d], float32."
         *_, U, c = self.parts(layer)
         dtype = compute_dtype(gates) if self.hidden_size >= _LOW_WIDTH else torch.float32
-        return _GruWalk.apply(gates, U, c, dtype)
+        return _GruStates.apply(gates, U, c, dtype)
 
     # torch's GRU also returns the last state
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
@@ -480,7 +483,7 @@ class Gru(nn.GRU):
                 x = dropout(x, self.dropout, self.training)
             with torch.autocast("cpu", enabled=False):
                 gates = F.linear(x.to(dtype), W.to(dtype), b.to(dtype)).float()
-            x = self.walk(gates, layer)
+            x = self.unroll(gates, layer)
         return x.transpose(0, 1)
 
 # %% ../../nbs/3_training/01_kernels.ipynb #ec608c9d
