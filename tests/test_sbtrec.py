@@ -18,7 +18,7 @@ from promptrec.experiments.run import execute, prepare, restore
 from promptrec.sbtrec import model as sbtrec_model
 from promptrec.sbtrec.language_model import load_llm
 from promptrec.sbtrec.model import PromptBatches, SbtRec
-from promptrec.training.kernels import seed_dropout, use_fast_dropout
+from promptrec.training.kernels import seed_dropout, use_kernels
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_a_step_is_that_of_plain_peft(variant, dropout, trained_data, monkeypatc
     again = one_step(built(trained_data, variant, dropout=dropout), trained_data)
     assert furthest(fused, again) == 0
     # peft's own layers and SDPA, with the same masks of dropout
-    monkeypatch.setattr(sbtrec_model, "fuse_layers", use_fast_dropout)
+    monkeypatch.setattr(sbtrec_model, "fuse_layers", use_kernels)
     monkeypatch.setattr(sbtrec_model, "tile_attention", lambda lm: None)
     plain = one_step(built(trained_data, variant, dropout=dropout), trained_data)
     assert furthest(plain, fused) < 2e-5

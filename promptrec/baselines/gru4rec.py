@@ -86,8 +86,7 @@ class Gru4RecNet(SequenceNet):
         rows = torch.arange(len(items), device=items.device)
         if self.s.layers > 1 or items.is_cuda:
             return self.states(items)[rows, lengths - 1]
-        W, b, *_ = self.gru.parts(0)
-        gates = F.linear(self.items.weight, W, b)  # of every item once, not of every interaction
+        gates = self.gru.input_gates(self.items.weight)  # of each item, not of each interaction
         return self.gru.unroll(F.embedding(items.T, gates))[lengths - 1, rows]
 
     def forward(self, batch: dict) -> tuple[torch.Tensor, dict]:

@@ -27,7 +27,7 @@ from ..evaluation.split import Histories, Split, histories_at
 from ..mibert.encoder import load_encoder, load_tokenizer
 from ..mibert.model import PromptWindowBatches
 from ..mibert.prompts import PromptEncoder, plain_tokens, truncate_histories
-from ..training.kernels import use_fast_dropout
+from ..training.kernels import use_kernels
 from ..training.loop import Loop, parameter_groups
 
 # %% ../../nbs/5_baselines/09_p5.ipynb #c005
@@ -600,7 +600,7 @@ class P5(Recommender):
         if t5 is None:
             vocabulary = len(self.prompts.kept)
             t5 = T5Model(T5Config(vocab_size=vocabulary, eos_token_id=self.prompts.end, **s.sizes))
-        use_fast_dropout(t5)
+        use_kernels(t5)
         self.net = P5Net(t5, s)
 
     @property

@@ -19,7 +19,7 @@ def window_means(
     """
     B, L, d = Z.shape
     n = L // w
-    means = Z[:, : n * w].reshape(B, n, w, d).mean(2)
+    means = Z[:, : n * w].reshape(B, n, w, d).mean(2, dtype=torch.float32)
     ends = torch.arange(1, n + 1, device=Z.device) * w
     inside = ends <= lengths[:, None]
     return means[inside], inside.nonzero()[:, 0]
@@ -33,7 +33,7 @@ def window_contrast(
     `lengths` [B] counts real positions, `user` [B] says whose prompt it is. Zero where there is no
     positive pair or no other user.
     """
-    z, prompt = window_means(Z.float(), lengths, w)
+    z, prompt = window_means(Z, lengths, w)
     similarity = z @ z.T / tau
     owner = user[prompt]
     other_user = owner[:, None] != owner[None]

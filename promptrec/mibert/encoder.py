@@ -24,7 +24,7 @@ from transformers.utils import logging as hf_logging
 
 from ..core import PromptrecError, plain_name, project_path
 from ..data.download import SOURCES, data_folder, locate
-from ..training.kernels import tile_attention, use_fast_dropout
+from ..training.kernels import tile_attention, use_kernels
 
 _Loaded = TypeVar("_Loaded")
 
@@ -127,7 +127,7 @@ def load_encoder(
         encoder = _load(AutoModel.from_pretrained, name, path, config=config, dtype=torch.float32)
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
-    use_fast_dropout(encoder)
+    use_kernels(encoder)
     tile_attention(encoder)
     return encoder
 

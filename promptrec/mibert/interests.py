@@ -46,10 +46,11 @@ class ShortTerm(nn.Module):
         """
         first = max(0, int(t.min()) - self.r + 1)  # nobody attends to what is before
         first = first // 32 * 32  # few lengths
-        G = G[:, first:]
+        G = G[:, first:].contiguous()
         place = places_in_rows(row, len(G))
         at = t.new_zeros(len(G), int(place.max()) + 1).index_put((row, place), t - first)
-        g = G.gather(1, at[:, :, None].expand(-1, -1, G.shape[2]))  # [B, n, d]
+        rows = torch.arange(len(G), device=t.device)[:, None] * G.shape[1]
+        g = G.flatten(0, 1).index_select(0, (rows + at).flatten()).view(*at.shape, -1)  # [B, n, d]
         q, k, v = self.by_head(self.q(g)), self.by_head(self.k(G)), self.by_head(self.v(G))
         back = at[:, :, None] - torch.arange(G.shape[1], device=t.device)  # [B, n, L]
         seen = (back >= 0) & (back < self.r)

@@ -163,7 +163,7 @@ def input_embeddings(
     "Embeddings [B, L, d] of the padded prompts of a batch (see `pad_prompts`)."
     words = encoder.get_input_embeddings()(batch["input_ids"])
     title = titles(batch["title"]).to(words.dtype)
-    return words.flatten(0, 1).index_put((batch["title_at"],), title).view_as(words)
+    return words.flatten(0, 1).index_copy(0, batch["title_at"], title).view_as(words)
 
 # %% ../../nbs/4_mibert/08_model.ipynb #c014
 def fused_states(
@@ -189,7 +189,7 @@ def fused_states(
     if net.moe is not None:
         Z, parts["gates"] = net.moe(H, cls)
     parts["Z"] = Z
-    fused = Z[row, t]
+    fused = Z.flatten(0, 1).index_select(0, row * Z.shape[1] + t)
     branches = [fused]
     if net.short is not None:
         branches.append(net.short(Z, row, t))

@@ -35,11 +35,15 @@ class MixtureOfExperts(nn.Module):
     def forward(self, H: torch.Tensor, cls: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         "States `H` [B, L, d] and [CLS] states `cls` [B, d] to `(Z [B, L, d], p [B, N])`."
         p = self.gate(cls).softmax(-1)
-        chosen = p.topk(self.k, dim=-1).indices  # [B, k]
+        weight, chosen = p.topk(self.k, dim=-1)  # [B, k]
+        order = chosen.flatten().argsort(stable=True)  # the prompts of expert 0, of expert 1, ...
+        counts = chosen.flatten().bincount(minlength=len(self.experts)).tolist()
+        prompt = order // self.k
         H = H.to(compute_dtype(H))  # once, not by each expert
+        weight = weight.flatten()[order, None, None].to(H.dtype)
         Z = torch.zeros_like(H)
-        for e, expert in enumerate(self.experts):
-            b = (chosen == e).any(-1).nonzero().squeeze(-1)  # the prompts that chose expert e
+        parts = (x.split(counts) for x in (H.index_select(0, prompt), weight, prompt))
+        for expert, h, w, b in zip(self.experts, *parts):
             if len(b):
-                Z = Z.index_add(0, b, p[b, e, None, None].to(H.dtype) * expert(H[b]))
+                Z.index_add_(0, b, w * expert(h))
         return Z, p

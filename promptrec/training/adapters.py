@@ -18,50 +18,51 @@ from torch.autograd.function import once_differentiable
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention, eager_attention_forward
 
-from .kernels import compute_dtype, dropout
+from .kernels import compute_dtype, masked, random_mask
 
 # %% ../../nbs/3_training/02_adapters.ipynb #ad0005
 class _AdaptedLinear(torch.autograd.Function):
-    """x [T, in] times a frozen `weight` [out, in], plus scale * (h A') B' with A [r, in] and
-    B [out, r]; h is `dropped` [T, in], or x where that is None. [T, out], as precise as x.
+    """x [T, in] times a frozen `weight` [out, in], plus scale * (D(x) A') B' with A [r, in] and
+    B [out, r]; D drops by the `mask` [T, in] (None: nothing), and scales nothing. [T, out], as
+    precise as x.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        dropped: torch.Tensor | None,
+        mask: torch.Tensor | None,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         A: torch.Tensor,
         B: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
-        h = x if dropped is None else dropped
+        h = x if mask is None else masked(x, mask)
         t = h @ A.to(x.dtype).t()
         y = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
         y.addmm_(t, (B * scale).to(x.dtype).t())
-        ctx.save_for_backward(h, t, weight, A, B)
-        ctx.dropped = dropped is not None
+        ctx.save_for_backward(x, mask, t, weight, A, B)
         ctx.scale = scale
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        h, t, weight, A, B = ctx.saved_tensors
+        x, mask, t, weight, A, B = ctx.saved_tensors
         a, scale = A.to(dy.dtype), ctx.scale
         dt = dy @ (B * scale).to(dy.dtype)
+        h = x if mask is None else masked(x, mask)
         dA = (dt.t() @ h).to(A.dtype)
         dB = (t.t() @ dy).t().to(B.dtype) * scale  # faster than dy' t
-        dx = dropped = None
+        dx = None
         if ctx.needs_input_grad[0]:
             dx = dy @ weight.to(dy.dtype)
-            if not ctx.dropped:
+            if mask is None:
                 dx.addmm_(dt, a)
-        if ctx.needs_input_grad[1]:
-            dropped = dt @ a
-        return dx, dropped, None, None, dA, dB, None
+            else:
+                dx.add_(masked(dt @ a, mask))
+        return dx, None, None, None, dA, dB, None
 
 # %% ../../nbs/3_training/02_adapters.ipynb #ad0007
 class FusedLoraLinear(lora.Linear):
@@ -89,16 +90,15 @@ class FusedLoraLinear(lora.Linear):
         base = cast(nn.Linear, self.base_layer)
         flat = x.to(compute_dtype(base.weight)).flatten(0, -2)
         p = getattr(self.lora_dropout[name], "p", 0.0)  # no dropout is an Identity
-        dropped = dropout(flat, p, self.training)  # itself where there is none
-        A, B = self.lora_A[name].weight, self.lora_B[name].weight
+        mask = random_mask(flat, p) if p and self.training else None
         y = _AdaptedLinear.apply(
             flat,
-            None if dropped is flat else dropped,
+            mask,
             base.weight,
             base.bias,
-            A,
-            B,
-            self.scaling[name],
+            self.lora_A[name].weight,
+            self.lora_B[name].weight,
+            self.scaling[name] / (1 - p if mask is not None else 1),
         )
         return y.unflatten(0, x.shape[:-1])
 
