@@ -38,7 +38,13 @@ from promptrec.mibert.prompts import (
 )
 from .titles import TitleTable, mean_of_words
 from ..training.kernels import UsedRows
-from ..training.loop import Loop, length_buckets, length_groups, parameter_groups
+from promptrec.training.loop import (
+    Loop,
+    autocast_to,
+    length_buckets,
+    length_groups,
+    parameter_groups,
+)
 
 # %% ../../nbs/4_mibert/08_model.ipynb #c005
 @dataclass(frozen=True)
@@ -311,11 +317,15 @@ def _load_checked(
     return encoder, longest
 
 
-def _mask_logits(net: MiBertNet, batch: dict[str, torch.Tensor]) -> np.ndarray:
-    "Logits of all titles at the [MASK]s of a batch [P, V], float32 on the host."
+def _mask_logits(net: MiBertNet, batch: dict[str, torch.Tensor], precision: str) -> np.ndarray:
+    """Logits of all titles at the [MASK]s of a batch [P, V], float32 on the host, from states in a
+    `precision`.
+    """
     device = net.titles.weight.device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    return net.titles.logits(fused_states(net, batch)[0]).float().cpu().numpy()
+    with autocast_to(precision, device.type):
+        states = fused_states(net, batch)[0]
+    return net.titles.logits(states.float()).cpu().numpy()
 
 # %% ../../nbs/4_mibert/08_model.ipynb #abee78f6
 def score_prompts(
@@ -324,6 +334,7 @@ def score_prompts(
     histories: Histories,
     candidates: np.ndarray | None,
     max_batch_tokens: int,
+    precision: str = "no",
 ) -> np.ndarray:
     "Logits of all titles [B, V], or of `candidates` [B, C], float32; see `MiBert.score`."
     kept = truncate_histories(enc, histories)
@@ -332,7 +343,7 @@ def score_prompts(
     for which in length_groups(enc.prompt_lengths(kept), max_batch_tokens):
         prompts = encode_prompts(enc, kept[which])
         batch = pad_prompts(prompts, enc.pad_id, enc.padded_length(prompts))
-        logits = _mask_logits(net, batch)
+        logits = _mask_logits(net, batch, precision)
         if candidates is not None:
             logits = np.take_along_axis(logits, candidates[which], 1)
         scores[which] = logits
@@ -345,6 +356,7 @@ class MiBert(Recommender):
     settings_class = MiBertSettings
     variants: ClassVar[dict] = ABLATIONS
     presets: ClassVar[dict] = _PRESETS
+    score_precision = "no"  # of the states that `score` compares with titles, one of PRECISIONS
 
     def __init__(
         self,
@@ -397,7 +409,9 @@ class MiBert(Recommender):
         At most some `max_batch_tokens` tokens are computed at a time.
         """
         self.net.eval()
-        return score_prompts(self.net, self.prompts, histories, candidates, max_batch_tokens)
+        return score_prompts(
+            self.net, self.prompts, histories, candidates, max_batch_tokens, self.score_precision
+        )
 
     def save(self, folder: Path) -> None:
         "Write `model.safetensors` and `model.json` into `folder`."

@@ -10,6 +10,7 @@ __all__ = ['TRAINING_STAGES', 'SbtRecSettings', 'with_lora', 'own_precision', 'b
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c002
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -46,10 +47,10 @@ from ..training.adapters import fuse_layers
 from ..training.kernels import tile_attention
 from promptrec.training.loop import (
     Loop,
+    autocast_to,
     length_buckets,
     length_groups,
     parameter_groups,
-    pick_precision,
 )
 
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c005
@@ -115,17 +116,13 @@ def with_lora(llm: PreTrainedModel, settings: SbtRecSettings) -> PreTrainedModel
         return get_peft_model(llm, lora)
 
 
-def own_precision(lm: PreTrainedModel, wanted: str | None = None) -> torch.autocast:
+def own_precision(lm: PreTrainedModel, wanted: str | None = None) -> AbstractContextManager:
     """Autocast for passes through a language model in float32: `wanted` (see `pick_precision`), by
     default as it is. None for one whose weights are of lower precision themselves.
     """
-    kind = lm.device.type
-    dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
-    if wanted is not None:
-        precision = pick_precision(wanted)
-        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-        enabled = precision != "no"
-    return torch.autocast(kind, dtype, enabled=enabled and lm.dtype == torch.float32)
+    if lm.dtype != torch.float32:
+        return torch.autocast(lm.device.type, enabled=False)
+    return nullcontext() if wanted is None else autocast_to(wanted, lm.device.type)
 
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c009
 def behaviour_parts(

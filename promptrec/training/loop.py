@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LR_SCHEDULES', 'PRECISIONS', 'COMPILE', 'Logged', 'Batches', 'length_buckets', 'length_groups', 'LoopSettings',
-           'parameter_groups', 'pick_precision', 'this_process', 'enough_memory', 'count_targets', 'target_shares',
-           'own_pieces', 'has_compiler', 'is_compiled', 'training', 'Stepper', 'LoopState', 'save_state', 'load_state',
-           'Diverged', 'read_logs', 'train_epoch', 'epoch_row', 'Loop', 'epoch_table']
+           'parameter_groups', 'pick_precision', 'autocast_to', 'this_process', 'enough_memory', 'count_targets',
+           'target_shares', 'own_pieces', 'has_compiler', 'is_compiled', 'training', 'Stepper', 'LoopState',
+           'save_state', 'load_state', 'Diverged', 'read_logs', 'train_epoch', 'epoch_row', 'Loop', 'epoch_table']
 
 # %% ../../nbs/3_training/03_loop.ipynb #c002
 import importlib.util
@@ -157,6 +157,12 @@ def pick_precision(wanted: str) -> str:
     # a private function of torch, so it may be missing one day
     return "bf16" if getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() else "no"
 
+
+def autocast_to(wanted: str, kind: str) -> torch.autocast:
+    "A context in which products on a `kind` of device have the precision `wanted`."
+    dtype = _DTYPES.get(pick_precision(wanted))
+    return torch.autocast(kind, dtype, enabled=dtype is not None)
+
 # %% ../../nbs/3_training/03_loop.ipynb #a4c0de03
 def this_process() -> PartialState:
     """This process among those that `accelerate launch` or `torchrun` started: its device, its
@@ -278,7 +284,6 @@ class Stepper:
             weight_decay=s.weight_decay,
             fused=True,
         )
-        self.dtype = _DTYPES.get(precision)  # of matrix products; None: float32
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
     @property
@@ -310,7 +315,7 @@ class Stepper:
     def _forward(self, batch: dict) -> dict[str, torch.Tensor]:
         "The loss of a batch, float32, and its logs."
         batch = {name: x.to(self.device, non_blocking=True) for name, x in batch.items()}
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+        with autocast_to(self.settings.precision, self.device.type):
             loss, logs = self.net(batch)
         return {"loss": loss.float(), **logs}
 
