@@ -393,7 +393,7 @@ def _unroll(gates: torch.Tensor, U: torch.Tensor) -> torch.Tensor:
     H[0] = 0
     parts = gates[..., : 3 * d], gates[..., : 2 * d], *gates.split(d, 2), H[:-1], H[1:]
     for sums, rz, r, z, u, n, h, h_next in zip(*(part.unbind() for part in parts)):
-        sums.addmm_(h, U.T)
+        torch.addmm(sums, h, U.T, out=sums)
         rz.sigmoid_()
         n.addcmul_(r, u).tanh_()
         torch.lerp(n, h, z, out=h_next)
@@ -453,10 +453,11 @@ class Gru(nn.GRU):
         W, b, _, c = (getattr(self, f"{name}_l{layer}") for name in names)
         d = self.hidden_size
         dtype = compute_dtype(x) if d >= _LOW_WIDTH else torch.float32
-        W = torch.cat([W[: 2 * d], torch.zeros_like(W[:d]), W[2 * d :]])
-        b = torch.cat([b[: 2 * d] + c[: 2 * d], c[2 * d :], b[2 * d :]])
+        c_rz, c_n = c.split([2 * d, d])
+        b = b + F.pad(c_rz, (0, d))
         with torch.autocast("cpu", enabled=False):
-            return F.linear(x.to(dtype), W.to(dtype), b.to(dtype))
+            x_rz, x_n = F.linear(x.to(dtype), W.to(dtype), b.to(dtype)).split([2 * d, d], -1)
+        return torch.cat([x_rz, c_n.to(dtype).expand_as(x_n), x_n], -1)
 
     def unroll(self, gates: torch.Tensor, layer: int = 0) -> torch.Tensor:
         "States [L, B, d] of a layer from its `input_gates` [L, B, 4d], whose memory is used up."
