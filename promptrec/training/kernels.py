@@ -8,6 +8,7 @@ __all__ = ['compute_dtype', 'LayerNorm', 'seed_dropout', 'random_mask', 'masked'
 
 # %% ../../nbs/3_training/01_kernels.ipynb #d4e6cb79
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, reduce
@@ -523,6 +524,11 @@ def _split_table(module: UsedRows, state: dict, prefix: str, *_: Any) -> None:
         state |= {f"{prefix}rows": table[is_used], f"{prefix}rest": table[~is_used]}
 
 # %% ../../nbs/3_training/01_kernels.ipynb #bfc40cfd
+# oneDNN keeps the products that it compiled for the latest shapes, by default 1,024 of them, a
+# gigabyte or more; it reads this with its first product
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+
+
 def rounded_length(n: int) -> int:
     """The least length >= `n` of a few: multiples of a sixteenth of the power of two below `n`, so
     sixteen an octave, with at most 6% of padding.
