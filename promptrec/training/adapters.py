@@ -79,8 +79,10 @@ class FusedLoraLinear(lora.Linear):
         base = self.base_layer
         if len(names) != 1 or self.disable_adapters or self.merged or type(base) is not nn.Linear:
             return None
-        plain = names[0] not in self.lora_variant and not self.lora_bias[names[0]]
-        return names[0] if plain and not base.weight.requires_grad else None
+        name = names[0]
+        plain = name not in self.lora_variant and not self.lora_bias[name]
+        plain &= getattr(self.lora_dropout[name], "p", 0.0) < 1  # of nothing, no mean can be kept
+        return name if plain and not base.weight.requires_grad else None
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         "As peft's: [..., in] to [..., out]."
@@ -196,7 +198,7 @@ class _Rotation(torch.autograd.Function):
         signed = torch.cat([sin[..., half:], -sin[..., :half]], -1)
         return (dy * cos).addcmul_(dy.roll(half, -1), signed), None, None
 
-
+# %% ../../nbs/3_training/02_adapters.ipynb #ka000007
 class FusedRotaryAttention(LlamaAttention):
     "Llama's attention; queries and keys are turned in few passes."
 

@@ -67,9 +67,14 @@ def seed_dropout(*key: int) -> None:
 _INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 
 
+def _has_kernels(x: torch.Tensor) -> bool:
+    "Whether what is here is for tensors such as `x`: on a CPU, of 16 or 32 bits."
+    return x.device.type == "cpu" and x.dtype in _INTEGERS
+
+
 def random_mask(x: torch.Tensor, p: float) -> torch.Tensor:
     "A mask of the shape of `x` for `masked`, which drops with probability `p`."
-    if x.device.type != "cpu" or p >= 1 or x.dtype not in _INTEGERS:
+    if not _has_kernels(x):
         return torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - p)
     return _random_signs(x.shape, 1 - p).bitwise_right_shift_(15)  # the sign, in all bits
 
@@ -81,7 +86,7 @@ def masked(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     integer = _INTEGERS[x.dtype]
     return x.contiguous().view(integer).bitwise_and(mask.to(integer)).view(x.dtype)
 
-
+# %% ../../nbs/3_training/01_kernels.ipynb #ka000001
 class _Dropout(torch.autograd.Function):
     "Dropout with the masks of `random_mask`."
 
@@ -101,7 +106,7 @@ def dropout(x: torch.Tensor, p: float, training: bool = True) -> torch.Tensor:
     "As `torch.nn.functional.dropout`; on a CPU with masks that `seed_dropout` decides."
     if not training or not p:
         return x
-    if x.device.type != "cpu" or p >= 1 or x.dtype not in _INTEGERS:
+    if not _has_kernels(x) or p >= 1:
         return F.dropout(x, p)
     return _Dropout.apply(x, p)
 
@@ -279,7 +284,7 @@ def _seen(
         seen = past if seen is None else seen & past
     return seen
 
-
+# %% ../../nbs/3_training/01_kernels.ipynb #ka000002
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -298,7 +303,7 @@ def attention(
     if lengths is not None and int(lengths.min()) == L:
         lengths = None
     trained = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    if q.device.type != "cpu" or q.dtype not in _INTEGERS or not (trained or dropout):
+    if not (_has_kernels(q) and (trained or dropout)):
         if lengths is None:
             seen, is_causal = None, causal
         else:
@@ -325,7 +330,7 @@ def _tiled_mask(**given: Any) -> torch.Tensor | None:
     mask = given.get("attention_mask")
     return None if mask is None or bool(mask.all()) else mask
 
-
+# %% ../../nbs/3_training/01_kernels.ipynb #ka000003
 def _tiled_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -359,7 +364,7 @@ def _tiled_forward(
         out = attention(query, key, value, lengths, is_causal, dropout, scaling)
     return out.transpose(1, 2).contiguous(), None
 
-
+# %% ../../nbs/3_training/01_kernels.ipynb #ka000004
 AttentionInterface.register("tiled", _tiled_forward)
 AttentionMaskInterface.register("tiled", _tiled_mask)
 
@@ -524,14 +529,14 @@ def _split_table(module: UsedRows, state: dict, prefix: str, *_: Any) -> None:
         state |= {f"{prefix}rows": table[is_used], f"{prefix}rest": table[~is_used]}
 
 # %% ../../nbs/3_training/01_kernels.ipynb #bfc40cfd
-# oneDNN keeps the products that it compiled for the latest shapes, by default 1,024 of them, a
-# gigabyte or more; it reads this with its first product
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-
-
 def rounded_length(n: int) -> int:
     """The least length >= `n` of a few: multiples of a sixteenth of the power of two below `n`, so
     sixteen an octave, with at most 6% of padding.
     """
     step = max(1, 2 ** (max(n - 1, 1).bit_length() - 5))
     return -(-n // step) * step
+
+# %% ../../nbs/3_training/01_kernels.ipynb #ka000006
+# oneDNN keeps the products that it compiled for the latest shapes, by default 1,024 of them, a
+# gigabyte or more; it reads this with its first product
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
