@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['PromptrecError', 'plain_name', 'check_name', 'known_name', 'check_minimum', 'check_seed', 'atomic_path',
            'project_path', 'sha256', 'file_name', 'rng', 'seed_everything', 'ragged_arange', 'offsets_of',
-           'split_8_1_1', 'describe_device']
+           'split_8_1_1', 'describe_device', 'release_memory']
 
 # %% ../nbs/0_core/01_core.ipynb #c002
+import ctypes
 import hashlib
 import os
 import platform
@@ -213,3 +214,13 @@ def describe_device(devices: int = 1) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "platform": platform.system(),
     }
+
+# %% ../nbs/0_core/01_core.ipynb #rm000001
+def release_memory() -> None:
+    """Give the system back what this process holds and does not use, where the C library can do so
+    (glibc's `malloc_trim`).
+    """
+    if platform.system() == "Linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim:
+            trim(0)

@@ -118,10 +118,10 @@ def test_no_state_is_nearer_to_another_mean_after_lloyd():
 def test_three_levels_beat_one_flat_codebook_of_the_same_store_on_sasrec_states(real_data):
     "384 vectors either way, on states of users that neither the encoder nor the codebooks saw."
     from promptrec.baselines.sasrec import SasRec, SasRecSettings
-    from promptrec.baselines.sequences import padded
     from promptrec.core import seed_everything
     from promptrec.data.registry import load_dataset
     from promptrec.evaluation.split import by_users, histories_at
+    from promptrec.training.batches import padded
     from promptrec.training.loop import Loop, LoopSettings
 
     ds = load_dataset("llara-movielens", real_data)

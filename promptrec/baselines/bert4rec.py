@@ -18,15 +18,14 @@ from torch import nn
 from promptrec.baselines.sequences import (
     ID_TRAINING,
     ItemTable,
-    SequenceBatches,
     SequenceNet,
     SequenceRecommender,
-    padded,
     smallest_in_rows,
 )
 from ..core import ragged_arange
 from ..data.dataset import Dataset
 from ..evaluation.split import Split
+from ..training.batches import SequenceBatches, padded
 from ..training.kernels import attention, dropout
 from ..training.loop import Loop
 

@@ -15,16 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from promptrec.baselines.sequences import (
-    ID_TRAINING,
-    ItemTable,
-    SequenceBatches,
-    SequenceNet,
-    SequenceRecommender,
-)
+from .sequences import ID_TRAINING, ItemTable, SequenceNet, SequenceRecommender
 from ..core import check_name, rng
 from ..data.dataset import Dataset
 from ..evaluation.split import Split
+from ..training.batches import SequenceBatches
 from ..training.kernels import dropout
 from ..training.loop import Loop
 

@@ -15,16 +15,11 @@ import torch
 import torch.nn.functional as F
 
 from .sasrec import SasRecNet, SasRecSettings
-from promptrec.baselines.sequences import (
-    ItemTable,
-    SequenceBatches,
-    SequenceRecommender,
-    padded,
-    smallest_in_rows,
-)
+from .sequences import ItemTable, SequenceRecommender, smallest_in_rows
 from ..core import ragged_arange
 from ..data.dataset import Dataset
 from ..evaluation.split import Split
+from ..training.batches import SequenceBatches, padded
 from ..training.loop import Batches, Loop
 
 # %% ../../nbs/5_baselines/08_cl4srec.ipynb #c005

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedTokenizerBase, T5Config, T5Model
 
-from .sequences import padded
 from ..core import PromptrecError, check_minimum, offsets_of, ragged_arange
 from ..data.dataset import Dataset
 from ..evaluation.recommender import Recommender, load_model, save_model, weights_hash
@@ -27,6 +26,7 @@ from ..evaluation.split import Histories, Split, histories_at
 from ..mibert.encoder import load_encoder, load_tokenizer
 from ..mibert.model import PromptWindowBatches
 from ..mibert.prompts import PromptEncoder, plain_tokens, truncate_histories
+from ..training.batches import padded
 from ..training.kernels import use_kernels
 from ..training.loop import Loop, parameter_groups
 

@@ -47,7 +47,9 @@ class Recommender(Protocol):
 
     A model with a network has it as `net`: a run moves it to the device and counts its parameters.
     One that starts from pre-trained weights has their `weights_hash` as `base_weights`: it is kept
-    in the record, and a saved model is loaded with these alone.
+    in the record, and a saved model is loaded with these alone. A method `probes()` gives, by name,
+    functions from histories to scores of all items [B, V] with something taken away from the model
+    or from the histories; the record says what each changes.
     """
 
     dataset: Dataset  # the one it was made for

@@ -40,7 +40,18 @@ PRETRAINED = ("backbone", "llm")  # settings that name a pre-trained model, or i
 
 # settings that came later: at these values they are not in a configuration, so that runs are called
 # what they were called before
-LATER = {"accumulate": 1, "compile": "no"}
+LATER = {
+    "accumulate": 1,
+    "compile": "no",
+    "reading": "tokens",
+    "fields": "title,genre,rating",
+    "max_statements": 200,
+    "local_layers": None,
+    "train_local": False,
+    "dropout": None,
+    "input_dropout": None,
+    "balanced": False,
+}
 
 
 def without_later(settings: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +74,7 @@ class Run:
 
     dataset: str = "ml-100k"  # a name of DATASETS, or the folder of one's own data
     model: str = "mibert"  # name of the model, as records have it
-    preset: str = "quick"  # size of model and training: paper, quick, tiny
+    preset: str = "quick"  # size of model and training: paper, best, quick, tiny
     seed: int = 0  # of the model's start, its dropout and the order of its examples
     split: str = "leave-one-out"  # leave-one-out, users (8:1:1) or time
     candidates: str = "popularity-100"  # how negatives are drawn, and how many; full: none

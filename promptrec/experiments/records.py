@@ -131,6 +131,8 @@ RECORD_SCHEMA = {
     optional={
         "repeats": _REPEATS,
         "base_weights": _HASH,  # of the pre-trained weights that the model began with, if any
+        # what taking something away changes: name -> protocol -> metric, of the test part
+        "probes": _object({}, _object({}, _METRICS)),
     },
 )
 

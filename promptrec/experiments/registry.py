@@ -36,7 +36,7 @@ from ..sbtrec.chat import ChatModel
 from ..sbtrec.model import SbtRec
 
 # %% ../../nbs/7_experiments/02_registry.ipynb #7b7b00fb
-PRESETS = ("paper", "quick", "tiny")
+PRESETS = ("paper", "best", "quick", "tiny")
 
 
 def pick_preset(name: str) -> str:
@@ -78,6 +78,13 @@ def _builder(model: type) -> Callable[..., Recommender]:
     return from_dataset
 
 
+def _with_best(presets: dict[str, dict] | None) -> dict[str, dict] | None:
+    "Presets with 'best', for which 'quick' stands in where nobody has chosen one."
+    if not presets or "quick" not in presets:
+        return presets
+    return {"best": presets["quick"], **presets}
+
+
 def models_of(model: type) -> dict[str, Model]:
     "A `Model` for each of the `variants` of a class, by name."
     build = _builder(model)
@@ -87,15 +94,16 @@ def models_of(model: type) -> dict[str, Model]:
         settings = presets = None
         if hasattr(model, "settings_class"):
             settings = replace(model.settings_class(), **changes)
+        each = getattr(model, "prefix_presets", {})
         if name not in getattr(model, "untrained", ()):
-            presets = getattr(model, "presets", None)
+            presets = _with_best(getattr(model, "presets", None))
         rows[name] = Model(
             build=build,
             settings=settings,
             presets=presets,
             full=getattr(model, "full_parts", PARTS),
             instead=getattr(model, "reads_instead", {}),
-            each=getattr(model, "prefix_presets", {}),
+            each=_with_best(each),
         )
     return rows
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Prepared', 'split_of', 'prepare', 'few_candidates', 'validation', 'evaluate_run', 'build', 'fingerprint', 'train',
-           'Result', 'check_record_of', 'check_output', 'metrics_by_protocol', 'describe_repeats', 'model_notes',
-           'describe_run', 'execute', 'finished_runs', 'restore', 'parse_arguments', 'main']
+           'Result', 'check_record_of', 'check_output', 'metrics_by_protocol', 'describe_repeats', 'run_probes',
+           'model_notes', 'describe_run', 'execute', 'finished_runs', 'restore', 'parse_arguments', 'main']
 
 # %% ../../nbs/7_experiments/04_run.ipynb #p0000002
 import json
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -34,8 +35,8 @@ from ..evaluation.candidates import Candidates, draw_candidates, save_candidates
 from ..evaluation.choice import GenerativeRecommender, choice_metrics, evaluate_answers
 from ..evaluation.metrics import evaluate, metrics, progress_stream
 from ..evaluation.recommender import Recommender
-from ..evaluation.split import SPLITS, Split
-from ..evaluation.stats import bootstrap
+from ..evaluation.split import SPLITS, Histories, Split
+from ..evaluation.stats import bootstrap, compare
 from .parameters import PRETRAINED, Run, configure, without_folders
 from promptrec.experiments.records import (
     code_hash,
@@ -252,6 +253,39 @@ def _parameter_counts(model: Recommender) -> dict[str, int]:
     }
 
 
+class _Probed(Recommender):
+    "A model that scores as one of its probes does."
+
+    def __init__(self, model: Recommender, score: Callable[[Histories], np.ndarray]) -> None:
+        self.dataset, self._score = model.dataset, score
+
+    def score(self, histories: Histories, candidates: np.ndarray | None = None) -> np.ndarray:
+        "Scores of all items [B, V], or of candidates [B, C]."
+        scores = self._score(histories)
+        return scores if candidates is None else np.take_along_axis(scores, candidates, 1)
+
+
+def run_probes(
+    model: Recommender, data: Prepared, ranks: pd.DataFrame
+) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """What each of the model's `probes` changes, as `probes` of RECORD_SCHEMA: differences from the
+    metrics of `ranks` with 95% intervals over users; empty where a model has no probes.
+    """
+    probes = model.probes() if hasattr(model, "probes") else {}
+    kinds = [kind for kind in ("sampled", "full") if kind in ranks]
+    found: dict[str, dict] = {}
+    for name, score in probes.items():
+        changed = evaluate(
+            _Probed(model, score), data.split, "test", data.candidates.get("test"), "full" in kinds
+        )
+        found[name] = {}
+        for kind in kinds:
+            table = compare(changed[kind], ranks[kind], ("recall@10", "ndcg@10"), 2000)
+            table = table.rename(columns={"difference": "value"})[["value", "low", "high"]]
+            found[name][kind] = table.to_dict("index")
+    return found
+
+
 def model_notes(model: Recommender) -> dict[str, int]:
     "What a model's prompts made of the texts, and how often; other models have no such `notes`."
     notes = getattr(model, "notes", None)
@@ -264,10 +298,13 @@ def describe_run(
     model: Recommender,
     curves: pd.DataFrame,
     ranks: pd.DataFrame,
+    probes: dict[str, Any],
     seconds: float,
     code: tuple[str | None, bool | None],
 ) -> dict[str, Any]:
-    "The record of a finished run (see `RECORD_SCHEMA`); `code` is `git_state` at its start."
+    """The record of a finished run (see `RECORD_SCHEMA`), with what `run_probes` found; `code` is
+    `git_state` at its start.
+    """
     commit, dirty = code
     return {
         "dataset": run.config["dataset"],
@@ -291,6 +328,7 @@ def describe_run(
         "curves": curves.to_dict("records"),
         "metrics": {"test": metrics_by_protocol(ranks, data)},
         "repeats": describe_repeats(ranks, data),
+        **({"probes": probes} if probes else {}),
         **({"base_weights": model.base_weights} if hasattr(model, "base_weights") else {}),
     }
 
@@ -303,6 +341,7 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
     model, curves, trained = train(run, data, progress)
     started = time.perf_counter()
     ranks = evaluate_run(model, data, "test" in run.row.full, progress)
+    probes = run_probes(model, data, ranks)
     out_dir, here = project_path(run.out_dir), this_process()
     if here.is_main_process:
         if run.own:  # those of this package make the folder where they have something to save
@@ -311,7 +350,7 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
         for part, c in data.candidates.items():
             save_candidates(c, data.split, part, out_dir / "candidates")
         seconds = trained + time.perf_counter() - started
-        record = describe_run(run, data, model, curves, ranks, seconds, code)
+        record = describe_run(run, data, model, curves, ranks, probes, seconds, code)
         write_record(record, ranks, out_dir)
         for checkpoint in run.folder.rglob("checkpoint.pt"):
             checkpoint.unlink()  # nothing is left to resume

@@ -102,15 +102,22 @@ SPACES: dict[str, dict[str, tuple]] = {
 }
 
 # %% ../../nbs/7_experiments/07_search.ipynb #58cd7b04
-_RECIPE = ("cloze", "lr", "title_lr", "schedule", "warmup", "batch_size")
+# how paper A's model learns from few prompts
+_RECIPE = {
+    "cloze": 0.5,
+    "lr": 5e-4,
+    "title_lr": 1e-3,
+    "schedule": "linear",
+    "warmup": 0.05,
+    "batch_size": 32,
+}
 
 
 def _known_recipes(model: str, preset: str) -> list[dict[str, Any]]:
-    "What is tried second: how `quick` trains paper A's model, unless `preset` is that."
-    presets = MODELS[model].presets
-    if model != "mibert" or preset == "quick" or presets is None:
-        return []
-    return [{name: presets["quick"][name] for name in _RECIPE}]
+    "What is tried second: a recipe for paper A's model, where it reads tokens."
+    presets = MODELS[model].presets or {}
+    reads = presets.get(preset, {}).get("reading", "tokens")
+    return [_RECIPE] if model == "mibert" and reads == "tokens" else []
 
 
 def trials(model: str, n: int, preset: str = "paper") -> list[dict[str, Any]]:

@@ -25,7 +25,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..baselines.sasrec import SasRec, SasRecNet, SasRecSettings
-from ..baselines.sequences import SequenceBatches, padded
 from ..core import PromptrecError, check_minimum, check_name, rng, sha256
 from ..data.dataset import Dataset
 from ..data.llara import LLARA_PROTOCOL
@@ -44,6 +43,7 @@ from promptrec.sbtrec.prompts import (
 )
 from .quantizer import ResidualQuantizer
 from ..training.adapters import fuse_layers
+from ..training.batches import SequenceBatches, padded
 from ..training.kernels import tile_attention
 from promptrec.training.loop import (
     Loop,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['compute_dtype', 'LayerNorm', 'seed_dropout', 'random_mask', 'masked', 'dropout', 'Dropout', 'use_kernels',
-           'attention', 'tile_attention', 'plain_attention', 'Gru', 'UsedRows', 'rounded_length']
+           'attention', 'tile_attention', 'plain_attention', 'Gru', 'UsedRows', 'full_softmax', 'rounded_length']
 
 # %% ../../nbs/3_training/01_kernels.ipynb #d4e6cb79
 import math
@@ -349,6 +349,10 @@ def _tiled_forward(
         is_causal = getattr(module, "is_causal", False)
     plain = not torch.is_grad_enabled() or key.shape[2] != L
     if plain or (attention_mask is not None and attention_mask.ndim == 4):
+        if is_causal and attention_mask is not None and key.shape[2] == L:
+            # sdpa would take the mask alone: what it hides of the past, hide of the future too
+            seen = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
+            attention_mask = seen & _seen(None, L, True, query.device)
         sdpa = AttentionInterface()["sdpa"]
         given |= {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
         return sdpa(module, query, key, value, attention_mask, **given)
@@ -527,6 +531,61 @@ def _split_table(module: UsedRows, state: dict, prefix: str, *_: Any) -> None:
     if table is not None:
         is_used = (module.place < len(module.rows)).to(table.device)
         state |= {f"{prefix}rows": table[is_used], f"{prefix}rest": table[~is_used]}
+
+# %% ../../nbs/3_training/01_kernels.ipynb #smc021
+_ROWS = {"cpu": 128}  # positions whose logits are held at once: as many as a CPU's cache holds
+_ROWS_ELSEWHERE = 1024
+
+
+class _Softmax(torch.autograd.Function):
+    """Mean cross entropy of `h @ E.T + b` [P, V], a piece at a time; the gradients are made on the
+    way.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # torch's own: it carries the gradients to `backward`
+        h: torch.Tensor,
+        E: torch.Tensor,
+        b: torch.Tensor,
+        target: torch.Tensor,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        rows = _ROWS.get(h.device.type, _ROWS_ELSEWHERE)
+        low = E.to(dtype)
+        total = h.new_zeros((), dtype=torch.float32)
+        dh = torch.empty_like(h)
+        dE = torch.zeros_like(E, dtype=torch.float32)
+        db = torch.zeros_like(b, dtype=torch.float32)
+        for a in range(0, len(h), rows):
+            x, y = h[a : a + rows].to(dtype), target[a : a + rows, None]
+            s = (x @ low.T).float().add_(b)
+            p = s.softmax(1)
+            log_sum_exp = s.amax(1) - p.amax(1).log()
+            total += log_sum_exp.sum() - s.gather(1, y).sum()
+            p.scatter_add_(1, y, p.new_full(y.shape, -1.0))
+            if ctx.needs_input_grad[2]:
+                db += p.sum(0)
+            p = p.to(dtype)
+            dh[a : a + rows] = p @ low
+            dE += p.T @ x
+        ctx.save_for_backward(dh, dE, db)
+        return total / len(h)
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        dh, dE, db = ctx.saved_tensors
+        g = g / len(dh)
+        return g * dh, g * dE, g * db, None, None
+
+# %% ../../nbs/3_training/01_kernels.ipynb #smc1d3d10e
+def full_softmax(
+    h: torch.Tensor, E: torch.Tensor, b: torch.Tensor, target: torch.Tensor
+) -> torch.Tensor:
+    """Mean cross entropy of targets [P] among all items, from states `h` [P, d], item embeddings
+    `E` [V, d] and biases `b` [V].
+    """
+    return _Softmax.apply(h, E, b, target, compute_dtype(h))
 
 # %% ../../nbs/3_training/01_kernels.ipynb #bfc40cfd
 def rounded_length(n: int) -> int:

@@ -36,6 +36,7 @@ from promptrec.core import (
     atomic_path,
     check_minimum,
     check_name,
+    release_memory,
     rng,
     seed_everything,
 )
@@ -445,6 +446,7 @@ def train_epoch(stepper: Stepper, batches: Batches, state: LoopState) -> Iterato
         state.step = step + 1
         if step % 10 == 0:
             read_logs(state, stepper.lr)
+            release_memory()  # else batches of ever new sizes leave ever new holes
         state.seconds = time.perf_counter() - began
         yield
     read_logs(state, stepper.lr)
