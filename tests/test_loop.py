@@ -73,6 +73,7 @@ MODELS = {
     "p5": {},
     "mibert": {"beta": 0.0},
     "mibert cloze": {"beta": 0.0, "cloze": 0.3},
+    "mibert statements": {"beta": 0.0, "reading": "statements", "layers": 2},
     "sbtrec": {"negatives": 4, "encoder_epochs": 1, "codes": 8},
 }
 

@@ -98,6 +98,7 @@ class Caser(SequenceRecommender):
     settings_class = CaserSettings
     settings: CaserSettings
     variants: ClassVar[dict] = {"caser": {}}
+    literal: ClassVar[dict] = {}  # no model of paper A
     presets: ClassVar[dict] = {
         "paper": {**ID_TRAINING, "batch_size": 512, "epochs": 50, "patience": 5},
         "quick": {**ID_TRAINING, "batch_size": 512, "epochs": 10},

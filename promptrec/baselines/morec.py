@@ -97,6 +97,7 @@ class MoRec(SequenceRecommender):
 
     settings_class = MoRecSettings
     variants: ClassVar[dict] = {"morec": {}}
+    literal: ClassVar[dict] = {}  # no model of paper A
 
     def __init__(
         self,

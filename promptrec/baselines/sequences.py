@@ -150,6 +150,10 @@ class SequenceRecommender(Recommender):
     # where each interaction is an example there are many times more of them an epoch
     prefix_presets: ClassVar[dict] = {"quick": {"batch_size": 128, "epochs": 20, "patience": 5}}
 
+    # paper A, 4.2 and 4.3: sequences as long as a prompt has tokens, and the least width and the
+    # largest weight decay of those that it searches
+    literal: ClassVar[dict] = {"max_items": 512, "d": 256, "weight_decay": 0.01}
+
     items_at_once: ClassVar[int] = 32_768  # of all histories that are scored together
 
     def __init__(self, dataset: Dataset, settings: SequenceSettings, net: SequenceNet) -> None:

@@ -51,6 +51,11 @@ LATER = {
     "dropout": None,
     "input_dropout": None,
     "balanced": False,
+    "near_identity": True,
+    "fusion_gain": 0.5,
+    "popularity_bias": True,
+    "projected": False,
+    "contrast_summed": False,
 }
 
 
@@ -88,6 +93,7 @@ class Run:
     verb: str | None = None  # the prompt's words, "The user {verb} Heat (1995)"
     noun: str | None = None  # the prompt's word for one item, such as movie
     rating: str | None = None  # the prompt's words for a rating, such as "played for {} hours"
+    literal: bool = False  # do what paper A says and nothing else, whatever the preset says
     tuned: int | None = None  # among how many trials these settings were chosen; None: not chosen
     settings: Any = None  # the model's hyperparameters, a dataclass of its own; None: it has none
     loop: LoopSettings | None = None  # how it is trained; None: not by gradient
@@ -124,6 +130,8 @@ class Run:
                 config[name] = getattr(self, name)
         if self.repeats != "mask":  # which leaves the names of older records as they are
             config["repeats"] = self.repeats
+        if self.literal:
+            config["literal"] = True
         if self.settings is not None:
             config["settings"] = without_later(without_folders(asdict(self.settings)))
         if self.loop is not None:
@@ -217,6 +225,8 @@ def _preset_values(row: Model, run: Run) -> dict[str, Any]:
     values = dict((row.presets or {}).get(run.preset, {}))
     if run.max_history:
         values |= row.each.get(run.preset, {})
+    if run.literal:
+        values |= row.literal
     return values
 
 
@@ -281,6 +291,11 @@ def configure(**given: Any) -> Run:
             "'uniform-20', not 'full'."
         )
 
+    if run.literal and not row.literal:
+        raise PromptrecError(
+            f"literal=True: paper A says nothing of {model} that is not so already. Leave it out."
+        )
+
     # ---- settings of model and loop ----
     values = _preset_values(row, run)
     values |= {name: value for name, value in given.items() if name not in _RUN_TYPES}
@@ -299,6 +314,7 @@ def configure(**given: Any) -> Run:
 def same_protocol(run: Run, model: str) -> Run:
     "The run of another model on the same data, by the same protocol, preset and seed."
     given = {name: getattr(run, name) for name in _RUN_TYPES if name != "tuned"}
+    given["literal"] = run.literal and bool(find_model(model)[1].literal)
     return configure(**given | {"model": model})
 
 # %% ../../nbs/7_experiments/03_parameters.ipynb #faa8e32e
@@ -336,6 +352,8 @@ def _origin(name: str, value: Any, run: Run, given: dict[str, Any]) -> str:
         return "this machine"
     if name in ("split", "candidates", "max_history"):
         return "the data set's protocol"
+    if run.literal and name in run.row.literal:
+        return "paper A (literal)"
     if name in _preset_values(run.row, run):
         return f"preset {run.preset}"
     if run.settings is not None and hasattr(type(run.settings), name):

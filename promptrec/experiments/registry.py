@@ -63,6 +63,8 @@ class Model:
     instead: dict[str, str] = field(default_factory=dict)
     # As presets, where the protocol limits histories and each prefix is a training example
     each: dict[str, dict] = field(default_factory=dict)
+    # Parameters that `literal` changes: to what paper A says of it; empty: it says nothing
+    literal: dict[str, Any] = field(default_factory=dict)
     # SHA-256 of the file of a model of one's own; None: the model is one of this package
     sha256: str | None = None
 
@@ -104,6 +106,7 @@ def models_of(model: type) -> dict[str, Model]:
             full=getattr(model, "full_parts", PARTS),
             instead=getattr(model, "reads_instead", {}),
             each=_with_best(each),
+            literal=getattr(model, "literal", {}),
         )
     return rows
 

@@ -26,9 +26,15 @@ def window_means(
 
 # %% ../../nbs/4_mibert/05_contrast.ipynb #c009
 def window_contrast(
-    Z: torch.Tensor, lengths: torch.Tensor, user: torch.Tensor, w: int = 16, tau: float = 1.0
+    Z: torch.Tensor,
+    lengths: torch.Tensor,
+    user: torch.Tensor,
+    w: int = 16,
+    tau: float = 1.0,
+    summed: bool = False,
 ) -> torch.Tensor:
-    """InfoNCE over windows of `Z` [B, L, d] (paper A, section 3.2), a scalar.
+    """InfoNCE over windows of `Z` [B, L, d] (paper A, section 3.2), a scalar: the mean over
+    positive pairs, or their sum.
 
     `lengths` [B] counts real positions, `user` [B] says whose prompt it is. Zero where there is no
     positive pair or no other user.
@@ -42,4 +48,5 @@ def window_contrast(
     i, j = (same_prompt & other_user.any(1)[:, None]).nonzero(as_tuple=True)
     if not len(i):
         return Z.sum() * 0.0  # zero, but part of the graph
-    return F.softplus(negatives[i] - similarity[i, j]).mean()
+    each = F.softplus(negatives[i] - similarity[i, j])
+    return each.sum() if summed else each.mean()

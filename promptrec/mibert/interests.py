@@ -24,7 +24,7 @@ def places_in_rows(row: torch.Tensor, B: int) -> torch.Tensor:
 class ShortTerm(nn.Module):
     "GRU, attention over the last `r` states with `heads` heads, and a gate (paper A, 3.3.1)."
 
-    def __init__(self, d: int, r: int = 16, heads: int = 4):
+    def __init__(self, d: int, r: int = 16, heads: int = 4, projected: bool = False):
         super().__init__()
         self.r = r
         self.heads = heads
@@ -33,6 +33,7 @@ class ShortTerm(nn.Module):
         self.k = nn.Linear(d, d, bias=False)
         self.v = nn.Linear(d, d, bias=False)
         self.gate = nn.Linear(2 * d, d)
+        self.out = nn.Linear(d, d, bias=False) if projected else None  # of the attention
 
     def by_head(self, x: torch.Tensor) -> torch.Tensor:
         "[B, n, d] as [B, heads, n, d / heads]."
@@ -57,7 +58,8 @@ class ShortTerm(nn.Module):
         scores = (q @ k.transpose(2, 3)).float() * q.shape[3] ** -0.5
         alpha = scores.masked_fill(~seen[:, None], -torch.inf).softmax(3)
         s = alpha.to(v.dtype) @ v
-        return g[row, place], s.transpose(1, 2).flatten(2)[row, place]
+        s = s.transpose(1, 2).flatten(2)[row, place]
+        return g[row, place], s if self.out is None else self.out(s)
 
     def forward(self, Z: torch.Tensor, row: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         "Short-term states [P, d] of `Z` [B, L, d] at the positions `t` [P] of prompts `row` [P]."

@@ -101,6 +101,13 @@ class MiBertSettings:
     residual_weight: float = 1.0  # lambda, of the fusion's residual (3.4; value: assumption)
     balanced: bool = False  # ours: branches of one size, and of equal weight at the start
 
+    # What `literal` turns to the paper's letter; each is in Assumptions
+    near_identity: bool = True  # experts that start near the identity
+    fusion_gain: float = 0.5  # of the fusion's layer norm, at its start
+    popularity_bias: bool = True  # titles' biases start at the log of their popularity
+    projected: bool = False  # an output projection in the short-term attention
+    contrast_summed: bool = False  # over pairs of windows; off: their mean
+
     # Extensions
     cloze: float = 0.0  # share of a training history's titles that are hidden and asked for
     title_lr: float | None = None  # learning rate of titles; None: that of everything else
@@ -126,7 +133,24 @@ ABLATIONS = {
     "mibert-no-long": {"long": False},
 }
 
-# How the small presets train: half of the history's titles are masked and predicted too
+# Nothing but what the paper says
+_LITERAL = {
+    "reading": "tokens",
+    "near_identity": False,
+    "fusion_gain": 1.0,
+    "popularity_bias": False,
+    "projected": True,
+    "contrast_summed": True,
+    "balanced": False,
+    "cloze": 0.0,
+    "lr": 1e-4,
+    "title_lr": 1e-4,
+    "schedule": "constant",
+    "warmup": 0.0,
+    "clip": 0.0,
+}
+
+# How a small preset trains on prompts: half of the history's titles are masked and predicted too
 _CLOZE_TRAINING = {
     "cloze": 0.5,
     "lr": 5e-4,
@@ -187,13 +211,23 @@ class MiBertNet(nn.Module):
         self.settings = settings
         self.encoder = encoder
         self.titles = TitleTable(start)
-        self.moe = MixtureOfExperts(d, settings.experts, settings.top_k) if settings.moe else None
-        self.short = ShortTerm(d, settings.neighbours) if settings.short else None
+        self.moe = self.short = None
+        if settings.moe:
+            self.moe = MixtureOfExperts(
+                d, settings.experts, settings.top_k, settings.near_identity
+            )
+        if settings.short:
+            self.short = ShortTerm(d, settings.neighbours, projected=settings.projected)
         branches = 1 + settings.short + settings.long
         self.fusion = None  # the prompt encoder alone has nothing to fuse
         if settings.moe or branches > 1:
             self.fusion = Fusion(
-                d, branches, settings.temperature, settings.residual_weight, settings.balanced
+                d,
+                branches,
+                settings.temperature,
+                settings.residual_weight,
+                settings.balanced,
+                settings.fusion_gain,
             )
         if settings.recompute:
             _recompute_activations(getattr(encoder, "upper", encoder))
@@ -294,7 +328,12 @@ def loss_and_logs(
     if settings.beta and net.moe is not None:
         lengths = batch["lengths"] if "lengths" in batch else batch["attention_mask"].sum(1)
         logs["contrast"] = window_contrast(
-            parts["Z"], lengths, batch["user"], settings.window, settings.tau
+            parts["Z"],
+            lengths,
+            batch["user"],
+            settings.window,
+            settings.tau,
+            settings.contrast_summed,
         )
         loss = loss + settings.beta * logs["contrast"]
     return loss, logs | routing_shares(parts, settings)
@@ -435,6 +474,7 @@ class MiBert(Recommender):
     settings_class = MiBertSettings
     variants: ClassVar[dict] = ABLATIONS
     presets: ClassVar[dict] = _PRESETS
+    literal: ClassVar[dict] = _LITERAL
     score_precision = "no"  # of the states that `score` compares with titles, one of PRECISIONS
 
     def __init__(
@@ -483,7 +523,8 @@ class MiBert(Recommender):
         if loop is None:
             raise PromptrecError("MiBert is trained by gradient: give fit a Loop.")
         s = loop.settings
-        self.net.titles.start_bias(split.popularity)
+        if self.settings.popularity_bias:
+            self.net.titles.start_bias(split.popularity)
         batches = self.input.to_train(split, s.batch_size, s.seed)
         return loop.run(self.net, batches, self.groups(s.lr, s.weight_decay), validate)
 

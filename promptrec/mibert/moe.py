@@ -15,10 +15,14 @@ from torch import nn
 from ..training.kernels import compute_dtype
 
 # %% ../../nbs/4_mibert/04_moe.ipynb #c005
-def make_expert(d: int, noise: float = 0.02) -> nn.Sequential:
-    "A two-layer feed-forward network of width `d` that starts near the identity."
+def make_expert(d: int, near_identity: bool = True, noise: float = 0.02) -> nn.Sequential:
+    """A two-layer feed-forward network of width `d`; it starts near the identity, or as PyTorch
+    starts it, with BERT's nonlinearity.
+    """
     first = nn.Linear(d, d)
     second = nn.Linear(d, d)
+    if not near_identity:
+        return nn.Sequential(first, nn.GELU(), second)
     for layer, scale in ((first, 0.5), (second, 2.0)):
         with torch.no_grad():
             layer.weight.normal_(std=noise).add_(scale * torch.eye(d))
@@ -29,11 +33,11 @@ def make_expert(d: int, noise: float = 0.02) -> nn.Sequential:
 class MixtureOfExperts(nn.Module):
     "Each prompt's `k` best of `n_experts` experts; only those run (paper A, section 3.2)."
 
-    def __init__(self, d: int, n_experts: int = 4, k: int = 2):
+    def __init__(self, d: int, n_experts: int = 4, k: int = 2, near_identity: bool = True):
         super().__init__()
         self.k = k
         self.gate = nn.Linear(d, n_experts, bias=False)
-        self.experts = nn.ModuleList([make_expert(d) for _ in range(n_experts)])
+        self.experts = nn.ModuleList([make_expert(d, near_identity) for _ in range(n_experts)])
 
     def forward(self, H: torch.Tensor, cls: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """States `H` [B, L, d] and [CLS] states `cls` [B, d] to `(Z [B, L, d], p [B, N])`; or each

@@ -37,6 +37,8 @@ def short_term_everywhere(short: ShortTerm, Z: torch.Tensor) -> torch.Tensor:
         attn_mask=(back >= 0) & (back < short.r),
     )
     s = s.transpose(1, 2).flatten(2)
+    if short.out is not None:
+        s = short.out(s)
     gamma = torch.sigmoid(short.gate(torch.cat([G, s], -1)))
     return gamma * G + (1 - gamma) * s
 
@@ -87,6 +89,11 @@ class PlainNet(nn.Module):
         if settings.beta and self.net.moe is not None:
             lengths = batch["attention_mask"].sum(1)
             loss = loss + settings.beta * window_contrast(
-                Z, lengths, batch["user"], settings.window, settings.tau
+                Z,
+                lengths,
+                batch["user"],
+                settings.window,
+                settings.tau,
+                settings.contrast_summed,
             )
         return loss

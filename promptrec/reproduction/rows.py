@@ -81,7 +81,8 @@ def row_label(config: dict[str, Any], paper: str) -> str | None:
     """The name of a run's row in the paper's tables; None where it has words of the prompt or
     settings that are neither its preset's, nor chosen by a search, nor those that a row may set.
     """
-    usual = {"dataset", "model", "preset", "seed", "settings", "loop", "tuned", *_SETTING}
+    usual = {"dataset", "model", "preset", "seed", "settings", "loop", "tuned", "literal"}
+    usual |= {*_SETTING}
     about, model = paper_of(paper), config["model"]
     if not set(config) <= usual:
         return None
@@ -91,12 +92,13 @@ def row_label(config: dict[str, Any], paper: str) -> str | None:
     allowed = {
         k: v for k in (*about["named"], *about["free"]) if (v := settings.get(k)) is not None
     }
-    given = {k: config[k] for k in ("model", "preset", *_SETTING) if k in config}
+    given = {k: config[k] for k in ("model", "preset", "literal", *_SETTING) if k in config}
     if run_key(configure(**given, **allowed).config) != run_key(config):
         return None
     preset = configure(**given).config.get("settings") or {}
     named = {k: allowed[k] for k in about["named"] if k in allowed and allowed[k] != preset[k]}
-    return model_label({"model": model} | named)
+    literal = {"literal": True} if config.get("literal") else {}
+    return model_label({"model": model} | literal | named)
 
 
 def language_model(config: dict[str, Any]) -> str | None:

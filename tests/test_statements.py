@@ -1,0 +1,102 @@
+"Paper A's model reading by statement: whole runs, with any encoder, and going on where it stopped."
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertModel,
+    ModernBertConfig,
+    ModernBertModel,
+    MPNetConfig,
+    MPNetModel,
+)
+
+from promptrec.experiments.parameters import configure
+from promptrec.experiments.records import read_record
+from promptrec.experiments.run import execute, prepare, restore, train
+from promptrec.mibert.encoder import load_tokenizer
+from promptrec.training import loop as loop_module
+
+STATEMENTS = {"model": "mibert", "preset": "tiny", "reading": "statements", "balanced": True}
+SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+SIZES |= {"intermediate_size": 48}
+
+
+def small_run(own, out_dir, **given):
+    "A run by statements on a folder of data, at its smallest."
+    given = {"candidates": "uniform-5", "layers": 2, **STATEMENTS, **given}
+    return configure(dataset=str(own), out_dir=str(out_dir), **given)
+
+
+def test_a_run_by_statements_goes_on_where_it_was_interrupted(own, tmp_path):
+    def run(folder, resume=False):
+        run = small_run(own, tmp_path / folder, epochs=3, batch_size=8, resume=resume)
+        model, curves, _ = train(run, prepare(run))
+        return [w.clone() for w in model.net.state_dict().values()], curves
+
+    def interrupted(*args, usual=loop_module.own_pieces):
+        if args[-2:] == (1, 1):  # step 1 of epoch 1
+            os.kill(os.getpid(), signal.SIGINT)
+        return usual(*args)
+
+    whole, curves = run("whole")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop_module, "own_pieces", interrupted)
+        run("stopped")
+    again, resumed = run("stopped", resume=True)
+    assert all(map(torch.equal, whole, again))
+    assert curves["loss"].tolist() == resumed["loss"].tolist()
+
+
+def test_a_record_has_probes_and_a_restored_model_its_scores(own, tmp_path):
+    run = small_run(own, tmp_path, epochs=1)
+    data = prepare(run)
+    result = execute(run, data)
+    probes = read_record(result.path)["probes"]
+    assert list(probes) == [
+        *(f"without {branch}" for branch in ("main", "short", "long")),
+        *("random routing", "last item alone", "shuffled", "mixed ratings"),
+    ]
+    for found in probes.values():
+        assert set(found) == {"sampled", "full"}
+        for metric in found["full"].values():
+            assert metric["low"] <= metric["value"] <= metric["high"]
+    histories = data.split.histories("test")
+    np.testing.assert_array_equal(
+        restore(run, data).score(histories), result.model.score(histories)
+    )
+
+
+@pytest.mark.parametrize("reading", ["tokens", "statements"])
+@pytest.mark.parametrize("name", ["bert", "modernbert", "mpnet"])
+def test_encoders_of_the_bert_family_learn(name, reading, own, tmp_path):
+    tokenizer = load_tokenizer("minilm-l6")
+    words = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    torch.manual_seed(0)
+    if name == "bert":
+        model = BertModel(BertConfig(**SIZES, **words), add_pooling_layer=False)
+    elif name == "mpnet":
+        model = MPNetModel(MPNetConfig(**SIZES, **words), add_pooling_layer=False)
+    else:
+        marks = {"bos_token_id": None, "eos_token_id": None, "local_attention": 8}
+        marks |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
+        longest = {"max_position_embeddings": 2048}
+        model = ModernBertModel(ModernBertConfig(**SIZES, **words, **marks, **longest))
+    folder = tmp_path / name
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    given = {"backbone": str(folder), "layers": 3, "epochs": 3, "reading": reading}
+    if name == "modernbert" and reading == "tokens":
+        given["max_tokens"] = 2048
+    run = small_run(own, tmp_path / "runs", **given, lr=1e-3, precision="no")
+    model, curves, _ = train(run, prepare(run))
+    assert curves["loss"].iloc[-1] < curves["loss"].iloc[0]
+    # what comes after a history, or is padded beside it, changes nothing of its scores
+    histories = prepare(run).split.histories("test")[:4]
+    together = model.score(histories)
+    alone = np.concatenate([model.score(histories[[b]]) for b in range(4)])
+    np.testing.assert_allclose(together, alone, atol=1e-4)
