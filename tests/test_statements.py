@@ -89,10 +89,10 @@ def test_encoders_of_the_bert_family_learn(name, reading, own, tmp_path):
     folder = tmp_path / name
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    given = {"backbone": str(folder), "layers": 3, "epochs": 3, "reading": reading}
+    given = {"backbone": str(folder), "layers": 3, "epochs": 6, "reading": reading}
     if name == "modernbert" and reading == "tokens":
         given["max_tokens"] = 2048
-    run = small_run(own, tmp_path / "runs", **given, lr=1e-3, precision="no")
+    run = small_run(own, tmp_path / "runs", **given, lr=3e-3, precision="no")
     model, curves, _ = train(run, prepare(run))
     assert curves["loss"].iloc[-1] < curves["loss"].iloc[0]
     # what comes after a history, or is padded beside it, changes nothing of its scores

@@ -174,7 +174,13 @@ _BY_STATEMENT = {
 _PRESETS = {
     "paper": {"epochs": 100, "patience": 5},
     "best": {**_BY_STATEMENT, "dropout": 0.1, "input_dropout": 0.2, "batch_size": 32, "epochs": 16},
-    "quick": {**_BY_STATEMENT, "dropout": 0.3, "input_dropout": 0.4, "epochs": 8},
+    "quick": {
+        **_BY_STATEMENT,
+        "local_layers": 5,
+        "dropout": 0.3,
+        "input_dropout": 0.4,
+        "epochs": 10,
+    },
     "tiny": {
         **_CLOZE_TRAINING,
         "layers": 1,
