@@ -105,7 +105,7 @@ def models_of(model: type) -> dict[str, Model]:
             presets=presets,
             full=getattr(model, "full_parts", PARTS),
             instead=getattr(model, "reads_instead", {}),
-            each=_with_best(each),
+            each=_with_best(each) or {},
             literal=getattr(model, "literal", {}),
         )
     return rows

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -253,8 +253,8 @@ def _parameter_counts(model: Recommender) -> dict[str, int]:
     }
 
 
-class _Probed(Recommender):
-    "A model that scores as one of its probes does."
+class _Probed:
+    "What `evaluate` needs of a model, which scores as one of its probes does."
 
     def __init__(self, model: Recommender, score: Callable[[Histories], np.ndarray]) -> None:
         self.dataset, self._score = model.dataset, score
@@ -275,9 +275,9 @@ def run_probes(
     kinds = [kind for kind in ("sampled", "full") if kind in ranks]
     found: dict[str, dict] = {}
     for name, score in probes.items():
-        changed = evaluate(
-            _Probed(model, score), data.split, "test", data.candidates.get("test"), "full" in kinds
-        )
+        probed = cast(Recommender, _Probed(model, score))
+        candidates = data.candidates.get("test")
+        changed = evaluate(probed, data.split, "test", candidates, "full" in kinds)
         found[name] = {}
         for kind in kinds:
             table = compare(changed[kind], ranks[kind], ("recall@10", "ndcg@10"), 2000)

@@ -28,14 +28,15 @@ class Fusion(nn.Module):
         super().__init__()
         self.T = T
         self.residual_weight = residual_weight
-        self.mlp = nn.Sequential(nn.Linear(n * d, d), nn.GELU(), nn.Linear(d, n))
+        scores = nn.Linear(d, n)
+        self.mlp = nn.Sequential(nn.Linear(n * d, d), nn.GELU(), scores)
         self.norm = nn.LayerNorm(d)
         nn.init.constant_(self.norm.weight, gain)
         self.norms = None
         if balanced:
             self.norms = nn.ModuleList([nn.LayerNorm(d) for _ in range(n)])
-            nn.init.zeros_(self.mlp[2].weight)
-            nn.init.zeros_(self.mlp[2].bias)
+            nn.init.zeros_(scores.weight)
+            nn.init.zeros_(scores.bias)
 
     def forward(self, branches: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         "Branches, n times [P, d], the main one first, to `(output [P, d], alpha [P, n])`."

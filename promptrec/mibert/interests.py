@@ -24,6 +24,8 @@ def places_in_rows(row: torch.Tensor, B: int) -> torch.Tensor:
 class ShortTerm(nn.Module):
     "GRU, attention over the last `r` states with `heads` heads, and a gate (paper A, 3.3.1)."
 
+    out: nn.Linear | None  # projects what the attention found
+
     def __init__(self, d: int, r: int = 16, heads: int = 4, projected: bool = False):
         super().__init__()
         self.r = r
@@ -33,7 +35,7 @@ class ShortTerm(nn.Module):
         self.k = nn.Linear(d, d, bias=False)
         self.v = nn.Linear(d, d, bias=False)
         self.gate = nn.Linear(2 * d, d)
-        self.out = nn.Linear(d, d, bias=False) if projected else None  # of the attention
+        self.out = nn.Linear(d, d, bias=False) if projected else None
 
     def by_head(self, x: torch.Tensor) -> torch.Tensor:
         "[B, n, d] as [B, heads, n, d / heads]."

@@ -219,9 +219,7 @@ class MiBertNet(nn.Module):
         self.titles = TitleTable(start)
         self.moe = self.short = None
         if settings.moe:
-            self.moe = MixtureOfExperts(
-                d, settings.experts, settings.top_k, settings.near_identity
-            )
+            self.moe = MixtureOfExperts(d, settings.experts, settings.top_k, settings.near_identity)
         if settings.short:
             self.short = ShortTerm(d, settings.neighbours, projected=settings.projected)
         branches = 1 + settings.short + settings.long

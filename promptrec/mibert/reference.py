@@ -9,6 +9,7 @@ __all__ = ['all_experts', 'short_term_everywhere', 'PlainNet']
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import PreTrainedModel
 
 from .contrast import window_contrast
 from .interests import ShortTerm
@@ -70,7 +71,9 @@ class PlainNet(nn.Module):
 
     def logits(self, h: torch.Tensor) -> torch.Tensor:
         "Logits over words and titles at every position [B, L, words + V], words at -inf."
-        words = self.net.encoder.get_input_embeddings().weight
+        encoder = self.net.encoder
+        assert isinstance(encoder, PreTrainedModel)  # tokens are read, not statements
+        words = encoder.get_input_embeddings().weight
         titles = self.net.titles
         weight = torch.cat([words, titles.weight])
         bias = torch.cat([words.new_zeros(len(words)), titles.bias])

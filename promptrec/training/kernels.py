@@ -351,8 +351,8 @@ def _tiled_forward(
     if plain or (attention_mask is not None and attention_mask.ndim == 4):
         if is_causal and attention_mask is not None and key.shape[2] == L:
             # sdpa would take the mask alone: what it hides of the past, hide of the future too
-            seen = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
-            attention_mask = seen & _seen(None, L, True, query.device)
+            shown = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
+            attention_mask = shown.tril()
         sdpa = AttentionInterface()["sdpa"]
         given |= {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
         return sdpa(module, query, key, value, attention_mask, **given)
