@@ -269,12 +269,14 @@ def run_probes(
     model: Recommender, data: Prepared, ranks: pd.DataFrame
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """What each of the model's `probes` changes, as `probes` of RECORD_SCHEMA: differences from the
-    metrics of `ranks` with 95% intervals over users; empty where a model has no probes.
+    metrics of `ranks` with 95% intervals over users; empty where a model has no probes, or there
+    is one user.
     """
-    probes = model.probes() if hasattr(model, "probes") else {}
+    if len(ranks) < 2 or not hasattr(model, "probes"):  # one user has no interval
+        return {}
     kinds = [kind for kind in ("sampled", "full") if kind in ranks]
     found: dict[str, dict] = {}
-    for name, score in probes.items():
+    for name, score in model.probes().items():
         probed = cast(Recommender, _Probed(model, score))
         candidates = data.candidates.get("test")
         changed = evaluate(probed, data.split, "test", candidates, "full" in kinds)

@@ -307,12 +307,17 @@ def is_capped(run: dict[str, Any]) -> bool:
 
 # %% ../../nbs/8_reproduction/02_rows.ipynb #c6d1626d
 def reading_model(config: dict[str, Any], setting: str = "llm") -> str:
-    "The language model (or `backbone`) of a run: 'smollm2-135m, 4 blocks' if not all of it reads."
+    """The language model (or `backbone`) of a run: 'smollm2-135m, 4 blocks' if not all of it reads,
+    'minilm-l6, by statement' if it does not read prompts.
+    """
     settings = config.get("settings") or {}
     if setting not in settings:
         return ""
-    blocks = settings.get("layers") if setting == "llm" else None
-    return (settings[setting] or "a random start") + (f", {blocks} blocks" if blocks else "")
+    name = settings[setting] or "a random start"
+    if setting == "llm" and settings.get("layers"):
+        return f"{name}, {settings['layers']} blocks"
+    by_statement = settings.get("reading") == "statements"  # which is not the paper's way
+    return name + ", by statement" * by_statement
 
 
 def repeats_text(run: dict[str, Any]) -> str:
