@@ -28,8 +28,8 @@ class Fusion(nn.Module):
         super().__init__()
         self.T = T
         self.residual_weight = residual_weight
-        scores = nn.Linear(d, n)
-        self.mlp = nn.Sequential(nn.Linear(n * d, d), nn.GELU(), scores)
+        hidden, scores = nn.Linear(n * d, d), nn.Linear(d, n)
+        self.mlp = nn.Sequential(hidden, nn.GELU(), scores)
         self.norm = nn.LayerNorm(d)
         nn.init.constant_(self.norm.weight, gain)
         self.norms = None
