@@ -1,8 +1,10 @@
 """Shared by all tests: one thread a process, no hub, notebooks run in a process of their own."""
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on a busy machine more threads wait for each other
@@ -27,6 +29,25 @@ SLOW = (
 def pytest_collection_modifyitems(items):
     "The slowest files come first, so that two workers end together."
     items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
+
+
+@pytest.fixture
+def interrupted_at():
+    "A context in which training is interrupted at an epoch and step, and stops."
+    from promptrec.training import loop
+
+    @contextmanager
+    def interrupted_at(epoch, step, usual=loop.own_pieces):
+        def own_pieces(*args):
+            if args[-2:] == (epoch, step):
+                os.kill(os.getpid(), signal.SIGINT)
+            return usual(*args)
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(loop, "own_pieces", own_pieces)
+            yield
+
+    return interrupted_at
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,7 @@ def test_a_batch_in_pieces_is_the_batch(name, own, tmp_path, request, monkeypatc
         check_same(parts, whole)
 
 
-def test_a_run_in_pieces_goes_on_where_it_was_interrupted(own, tmp_path):
+def test_a_run_in_pieces_goes_on_where_it_was_interrupted(own, tmp_path, interrupted_at):
     def run(folder, resume=False):
         run = configure(
             model="sasrec",
@@ -115,14 +115,8 @@ def test_a_run_in_pieces_goes_on_where_it_was_interrupted(own, tmp_path):
         model, curves, _ = train(run, prepare(run))
         return [w.clone() for w in model.net.state_dict().values()], curves
 
-    def interrupted(*args, usual=loop_module.own_pieces):
-        if args[-2:] == (2, 1):  # step 1 of epoch 2
-            os.kill(os.getpid(), signal.SIGINT)
-        return usual(*args)
-
     whole, curves = run("whole")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop_module, "own_pieces", interrupted)
+    with interrupted_at(2, 1):
         run("stopped")
     again, resumed = run("stopped", resume=True)
     assert all(map(torch.equal, whole, again))

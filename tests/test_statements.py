@@ -1,8 +1,5 @@
 "Paper A's model reading by statement: whole runs, with any encoder, and going on where it stopped."
 
-import os
-import signal
-
 import numpy as np
 import pytest
 import torch
@@ -19,7 +16,6 @@ from promptrec.experiments.parameters import configure
 from promptrec.experiments.records import read_record
 from promptrec.experiments.run import execute, prepare, restore, train
 from promptrec.mibert.encoder import load_tokenizer
-from promptrec.training import loop as loop_module
 
 STATEMENTS = {"model": "mibert", "preset": "tiny", "reading": "statements", "balanced": True}
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -32,20 +28,14 @@ def small_run(own, out_dir, **given):
     return configure(dataset=str(own), out_dir=str(out_dir), **given)
 
 
-def test_a_run_by_statements_goes_on_where_it_was_interrupted(own, tmp_path):
+def test_a_run_by_statements_goes_on_where_it_was_interrupted(own, tmp_path, interrupted_at):
     def run(folder, resume=False):
         run = small_run(own, tmp_path / folder, epochs=3, batch_size=8, resume=resume)
         model, curves, _ = train(run, prepare(run))
         return [w.clone() for w in model.net.state_dict().values()], curves
 
-    def interrupted(*args, usual=loop_module.own_pieces):
-        if args[-2:] == (1, 1):  # step 1 of epoch 1
-            os.kill(os.getpid(), signal.SIGINT)
-        return usual(*args)
-
     whole, curves = run("whole")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop_module, "own_pieces", interrupted)
+    with interrupted_at(1, 1):
         run("stopped")
     again, resumed = run("stopped", resume=True)
     assert all(map(torch.equal, whole, again))

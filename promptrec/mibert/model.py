@@ -407,12 +407,12 @@ class PromptWindowBatches:
 _ToScore = Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]
 
 
+@dataclass
 class PromptInput:
     "Histories as prompts of tokens."
 
-    def __init__(self, enc: PromptEncoder, settings: MiBertSettings):
-        self.enc = enc
-        self.settings = settings
+    enc: PromptEncoder
+    settings: MiBertSettings
 
     def to_train(self, split: Split, batch_size: int, seed: int) -> Batches:
         "Training batches of a split."
@@ -426,12 +426,12 @@ class PromptInput:
             yield which, pad_prompts(prompts, self.enc.pad_id, self.enc.padded_length(prompts))
 
 
+@dataclass
 class StatementInput:
     "Histories as statements."
 
-    def __init__(self, reader: StatementReader, settings: MiBertSettings):
-        self.reader = reader
-        self.settings = settings
+    reader: StatementReader
+    settings: MiBertSettings
 
     def to_train(self, split: Split, batch_size: int, seed: int) -> Batches:
         "Training batches of a split."

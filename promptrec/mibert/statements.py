@@ -23,9 +23,8 @@ from .titles import TitleTable
 from ..training.batches import SequenceBatches, padded
 from ..training.loop import length_groups
 
-# %% ../../nbs/4_mibert/08_statements.ipynb #st000005
+# %% ../../nbs/4_mibert/08_statements.ipynb #fd000000
 FIELDS = ("title", "genre", "rating")
-_WORDS = 24  # of a title, at most; shops have titles of a hundred
 
 
 def parse_fields(fields: str) -> tuple[str, ...]:
@@ -34,6 +33,9 @@ def parse_fields(fields: str) -> tuple[str, ...]:
     for name in names:
         check_name("field of a statement", name, FIELDS)
     return names
+
+# %% ../../nbs/4_mibert/08_statements.ipynb #st000005
+_WORDS = 24  # of a title, at most; shops have titles of a hundred
 
 
 class Statements:
@@ -188,6 +190,7 @@ class StatementReader(nn.Module):
         if train_local:
             self.lower = lower.requires_grad_(True)
         self.keys = np.empty(0, np.int64)
+        self.order = self.keys  # that sorts them
         self.ids: list[list[int]] = []  # of the statements of `keys`
         self.register_buffer("vectors", torch.empty(0, d), persistent=False)
         n = len(statements.titles)
@@ -211,6 +214,7 @@ class StatementReader(nn.Module):
         if not len(keys):
             return
         self.keys = np.concatenate([self.keys, keys])
+        self.order = np.argsort(self.keys)
         if self.trains:
             self.ids += self.statements.token_ids(keys)
         else:
@@ -223,8 +227,7 @@ class StatementReader(nn.Module):
         if not len(self.keys):  # together, so that a model that is loaded reads them alike
             self._add(self.statements.made)
         self._add(np.setdiff1d(keys, self.keys))
-        order = np.argsort(self.keys)
-        return order[np.searchsorted(self.keys, keys, sorter=order)]
+        return self.order[np.searchsorted(self.keys, keys, sorter=self.order)]
 
     def read(self, statement: torch.Tensor) -> torch.Tensor:
         "Vectors [B, L, d] of statements by their `rows` [B, L]."

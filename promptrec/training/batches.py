@@ -27,7 +27,7 @@ def padded(
     out[np.arange(out.shape[1]) < lengths[:, None]] = items
     return torch.from_numpy(out)
 
-# %% ../../nbs/3_training/04_batches.ipynb #c008
+# %% ../../nbs/3_training/04_batches.ipynb #pc000002
 def _pieces(stop: np.ndarray, before: np.ndarray, max_items: int) -> tuple[np.ndarray, np.ndarray]:
     """`stop` [B] and `before` [B] with further examples of those who have more than `max_items`
     items to be read, each half as many items further back than the one behind it.
@@ -37,7 +37,7 @@ def _pieces(stop: np.ndarray, before: np.ndarray, max_items: int) -> tuple[np.nd
     back = ragged_arange(0 * pieces, pieces) * step
     return np.repeat(stop, pieces) - back, np.repeat(before, pieces) - back
 
-
+# %% ../../nbs/3_training/04_batches.ipynb #c008
 class SequenceBatches:
     """Training sequences of a split for `Loop`: an example is a user and all they did; or, with
     `each`, and where the split shows `max_history` items, one interaction and what came before
@@ -77,9 +77,10 @@ class SequenceBatches:
         n = np.minimum(before, min(max_items, split.max_history or max_items) + 1)
         self.stop = stop[n >= shortest]  # the row behind the last target of each example
         self.lengths = n[n >= shortest]  # items of each example, the last target counted
-        # its first places, not asked: an earlier piece of the same user asks there
-        asked_before = (before - n)[n >= shortest] > 0
-        self.skipped = np.where(asked_before & pieces, max_items - max_items // 2, 0)
+        # its first places, not asked: all but the last, or those that an earlier piece asks at
+        self.skipped = self.lengths - 2 if self.each else np.zeros_like(self.lengths)
+        if pieces and not self.each:
+            self.skipped[(before > n)[n >= shortest]] = max_items - max_items // 2
         if not len(self):
             raise PromptrecError(
                 f"{self.ds.name}: no user has {shortest} interactions to train on. Give more data, "
@@ -106,7 +107,7 @@ class SequenceBatches:
         is_last[ends - 1] = True
         read = padded(items[~is_last], n - 1, length=rounded_length(int(n.max()) - 1))
         row = np.arange(len(n)) * read.shape[1]  # where each row begins in `read.flatten()`
-        skip = n - 2 if self.each else self.skipped[which]
+        skip = self.skipped[which]
         ask_at = ragged_arange(row + skip, row + n - 1)
         target = items[ragged_arange(ends - n + skip + 1, ends)]
         batch = {
