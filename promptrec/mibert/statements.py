@@ -122,7 +122,7 @@ def split_encoder(encoder: PreTrainedModel, n: int) -> tuple[PreTrainedModel, Pr
 
 # %% ../../nbs/4_mibert/08_statements.ipynb #st000013
 def make_causal(encoder: PreTrainedModel) -> None:
-    "Let every attention of `encoder` look back alone, if it is of a kind that can be told so."
+    "Let every attention of `encoder` be causal, if it is of a kind that can be told so."
     for part in encoder.modules():
         if hasattr(part, "is_causal"):
             part.is_causal = True
