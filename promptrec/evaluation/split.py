@@ -147,9 +147,10 @@ class Split:
 
     @cached_property
     def hash(self) -> str:
-        "SHA-256 of the data and of the split."
+        "SHA-256 of the data and of the split; of the times too where it is made by them."
         rule = str(self.max_history) + ("" if self.repeats == "mask" else self.repeats)
-        return sha256(self.dataset.hash, self.train_end, self.valid, self.test, rule)
+        times = [self.dataset.timestamp] if self.name.startswith("time") else []
+        return sha256(self.dataset.hash, self.train_end, self.valid, self.test, rule, *times)
 
 # %% ../../nbs/2_evaluation/01_split.ipynb #c012
 def leave_one_out(ds: Dataset) -> Split:
