@@ -16,7 +16,7 @@ from promptrec.experiments.grid import missing, runs_of
 from promptrec.reproduction.claims import Claim, claims_table, judge, verdict
 from promptrec.reproduction.consistency import consistency_table, ndcg_ratio, ratio_table
 from promptrec.reproduction.published import read_data
-from promptrec.reproduction.rows import read_results
+from promptrec.reproduction.rows import read_results, standing
 from promptrec.reproduction.tables import (
     differences_table,
     results_table,
@@ -94,7 +94,7 @@ def test_ours_stand_beside_the_papers(results):
     assert six.loc[("ml-20m", "p5", "not run"), "trained parameters, paper"] == "223M"
 
 
-def test_differences_are_those_of_the_users_and_corrected_over_the_table(results):
+def test_differences_are_those_of_the_users_and_corrected_over_their_family(results):
     table = differences_table(results, "table-7")
 
     def worth(model):
@@ -109,9 +109,22 @@ def test_differences_are_those_of_the_users_and_corrected_over_the_table(results
     assert float(row["difference"].split()[0]) == pytest.approx(
         worth("mibert") - worth("mibert-no-moe"), abs=6e-5
     )
-    np.testing.assert_allclose(
-        table["Holm"].astype(float), holm(table["p"].astype(float)), atol=2e-3
-    )
+    for _, family in table.groupby(["data set", "preset", "protocol", "metric"]):
+        np.testing.assert_allclose(
+            family["Holm"].astype(float), holm(family["p"].astype(float)), atol=2e-3
+        )
+
+
+def test_a_table_and_the_standing_give_one_verdict(results):
+    table = differences_table(results, "table-4").loc["ml-100k"]
+    for (preset, protocol, metric), rows in table.groupby(["preset", "protocol", "metric"]):
+        stands = standing(results, "ml-100k", preset, protocol, metric)
+        rows = rows.replace("p5 (random start)", "p5")
+        sure = rows[rows["Holm"].astype(float) < 0.05]
+        gains = sure["difference"].str.startswith("+")
+        assert {*sure["mibert minus"][gains]} <= {*stands["ahead of"]}
+        assert {*sure["mibert minus"][~gains]} <= {*stands["behind"]}
+        assert not {*rows["mibert minus"]} - {*sum(stands.values(), [])}
 
 
 def test_every_row_that_was_not_run_names_the_command_that_runs_it(results, tmp_path):

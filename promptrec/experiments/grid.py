@@ -162,7 +162,7 @@ def runs_of(
     models: str | None = None,  # with commas: these on the tables' data, in place of their models
 ) -> list[dict[str, Any]]:
     """Parameters of the runs of some tables, without repeats, seed by seed; the papers' own
-    backbones at the preset 'paper' alone.
+    backbones at the preset 'paper' alone, and models that are not trained with one seed.
     """
     names = list(GRID)
     if tables.strip().lower() != "all":
@@ -174,7 +174,11 @@ def runs_of(
         for name in others:
             find_model(name)  # raises for what is no model
         wanted = _each(dict.fromkeys(given["dataset"] for given in wanted), _models(others))
-    runs = [given | {"preset": preset, "seed": seed} for seed in range(seeds) for given in wanted]
+    runs = []
+    for seed in range(seeds):
+        trained = [given for given in wanted if find_model(given["model"])[1].presets is not None]
+        for given in trained if seed else wanted:
+            runs.append(given | {"preset": preset, "seed": seed})
     return list({json.dumps(run, sort_keys=True): run for run in runs}.values())
 
 # %% ../../nbs/7_experiments/06_grid.ipynb #cb3ca143

@@ -163,6 +163,7 @@ _CLOZE_TRAINING = {
 _BY_STATEMENT = {
     "reading": "statements",
     "balanced": True,
+    "near_identity": False,
     "lr": 5e-4,
     "title_lr": 1e-3,
     "schedule": "linear",
@@ -173,7 +174,7 @@ _BY_STATEMENT = {
 
 _PRESETS = {
     "paper": {"epochs": 100, "patience": 5},
-    "best": {**_BY_STATEMENT, "dropout": 0.1, "input_dropout": 0.2, "batch_size": 32, "epochs": 16},
+    "best": {**_BY_STATEMENT, "dropout": 0.1, "input_dropout": 0.2, "batch_size": 32, "epochs": 12},
     "quick": {
         **_BY_STATEMENT,
         "local_layers": 5,

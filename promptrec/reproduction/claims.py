@@ -38,8 +38,10 @@ def verdict(found: pd.DataFrame, n: int | None = None, most: bool = False) -> st
     "'holds', 'does not' or 'undecided here', from those of `n` comparisons that were made."
     n = n or len(found)
     need = n // 2 + 1 if most else n
-    above = (found["low"] > 0).sum()
-    below = ((found["high"] < 0) & (holm(found["p"]) < 0.05)).sum()
+    sure = holm(found["p"]) < 0.05
+    # where all are needed, chance would have to raise every one; of a majority it may raise some
+    above = ((found["low"] > 0) & (sure | (not most))).sum()
+    below = ((found["high"] < 0) & sure).sum()
     return "holds" if above >= need else "does not" if n - below < need else "undecided here"
 
 # %% ../../nbs/8_reproduction/04_claims.ipynb #e75c9331

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RowKey', 'RANKINGS', 'COST_TEXTS', 'model_label', 'printed_label', 'preset_label', 'data_label', 'run_key',
            'row_label', 'language_model', 'Results', 'read_users', 'read_results', 'Measure', 'measure', 'compare_rows',
-           'signed', 'standing', 'clock', 'run_seconds', 'device_name', 'is_capped', 'reading_model', 'repeats_text',
-           'about_runs', 'costs', 'epochs_table']
+           'signed', 'family', 'standing', 'clock', 'run_seconds', 'device_name', 'is_capped', 'reading_model',
+           'shown_name', 'repeats_text', 'targets_text', 'about_runs', 'costs', 'epochs_table']
 
 # %% ../../nbs/8_reproduction/02_rows.ipynb #209dc182
 import json
@@ -185,6 +185,12 @@ def _check_fellows(record: dict, base: dict, row: dict[int, dict]) -> None:
             )
 
 # %% ../../nbs/8_reproduction/02_rows.ipynb #cfbe6063
+def _seeds(row: dict[int, dict]) -> list[dict]:
+    "The records of a row by seed; one alone where nothing is trained, as further ones are copies."
+    runs = [row[seed] for seed in sorted(row)]
+    return runs if "loop" in runs[0]["config"] else runs[:1]
+
+
 def read_results(folder: str | Path, paper: str, llm: str | None = None) -> Results:
     """All records of `folder` and its subfolders that belong to rows of a paper, of those with a
     language model the ones with `llm` (a name, or its folder) alone. Those with settings that are
@@ -215,7 +221,7 @@ def read_results(folder: str | Path, paper: str, llm: str | None = None) -> Resu
         row = runs.setdefault(key, {})
         _check_fellows(record, base, row)
         row[record["seed"]] = record
-    return Results(about, {k: [row[s] for s in sorted(row)] for k, row in runs.items()}, others)
+    return Results(about, {key: _seeds(row) for key, row in runs.items()}, others)
 
 # %% ../../nbs/8_reproduction/02_rows.ipynb #b821e887
 @dataclass(frozen=True)
@@ -266,21 +272,34 @@ def signed(found: pd.Series | dict[str, float]) -> str:
     return f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
 
 # %% ../../nbs/8_reproduction/02_rows.ipynb #7bc183ab
-def standing(
-    results: Results, dataset: str, preset: str, protocol: str, metric: str, model: str = ""
-) -> dict[str, list[str]]:
-    """Which others (not its variants) `model`, by default the proposed one, is 'behind', 'level
-    with' and 'ahead of' on a data set at a preset: p, Holm-corrected over them, is below 0.05.
+@cache
+def family(
+    results: Results, dataset: str, preset: str, protocol: str, metric: str, variants: bool = False
+) -> pd.DataFrame:
+    """The proposed model minus each other on a data set at a preset, by one metric: `compare_rows`
+    and `holm`, p corrected over them. `variants`: minus each of its own variants instead.
     """
-    model, gaps = model or results.paper["proposed"], dict[str, pd.Series]()
-    others = [m for d, m, p in results.runs if (d, p) == (dataset, preset)]
-    for other in (m for m in others if not m.startswith(model)):
-        found = compare_rows(results, dataset, preset, model, other, protocol, (metric,))
-        gaps |= {other: found.loc[metric]} if len(found) else {}
+    proposed, found = results.paper["proposed"], dict[str, pd.Series]()
+    ours = results.row_name(dataset, preset, proposed)
+    models = [m for d, m, p in results.runs if (d, p) == (dataset, preset)]
+    for other in models if ours in models else []:
+        if other != ours and other.startswith(proposed) == variants:
+            row = compare_rows(results, dataset, preset, ours, other, protocol, (metric,))
+            found |= {other: row.loc[metric]} if len(row) else {}
+    table = pd.DataFrame(found).T
+    return table.assign(holm=holm(table["p"])) if len(table) else table
+
+
+def standing(
+    results: Results, dataset: str, preset: str, protocol: str, metric: str
+) -> dict[str, list[str]]:
+    """Which others (not its variants) the proposed model is 'behind', 'level with' and 'ahead of':
+    those of its `family` with a corrected p below 0.05.
+    """
     stands: dict[str, list[str]] = {"behind": [], "level with": [], "ahead of": []}
-    for other, p in zip(gaps, holm([gap["p"] for gap in gaps.values()])):
-        ahead = "ahead of" if gaps[other]["difference"] > 0 else "behind"
-        stands[ahead if p < 0.05 else "level with"].append(other)
+    for other, gap in family(results, dataset, preset, protocol, metric).iterrows():
+        ahead = "ahead of" if gap["difference"] > 0 else "behind"
+        stands[ahead if gap["holm"] < 0.05 else "level with"].append(other)
     return {how: sorted(models) for how, models in stands.items()}
 
 # %% ../../nbs/8_reproduction/02_rows.ipynb #922a37b2
@@ -307,17 +326,27 @@ def is_capped(run: dict[str, Any]) -> bool:
 
 # %% ../../nbs/8_reproduction/02_rows.ipynb #c6d1626d
 def reading_model(config: dict[str, Any], setting: str = "llm") -> str:
-    """The language model (or `backbone`) of a run: 'smollm2-135m, 4 blocks' if not all of it reads,
-    'minilm-l6, by statement' if it does not read prompts.
+    """The language model (or `backbone`) of a run: 'smollm2-135m, 4 blocks' if not all of it reads;
+    'minilm-l6, by statement' if it does not read prompts; 'minilm-l6, 1 layer, cloze 0.5'.
     """
     settings = config.get("settings") or {}
     if setting not in settings:
         return ""
-    name = settings[setting] or "a random start"
-    if setting == "llm" and settings.get("layers"):
-        return f"{name}, {settings['layers']} blocks"
-    by_statement = settings.get("reading") == "statements"  # which is not the paper's way
-    return name + ", by statement" * by_statement
+    said = [settings[setting] or "a random start"]
+    if settings.get("layers"):
+        kind = "block" if setting == "llm" else "layer"
+        said.append(f"{settings['layers']} {kind}{'s' * (settings['layers'] > 1)}")
+    if settings.get("reading") == "statements":  # which is not the paper's way
+        said.append("by statement")
+    if settings.get("cloze"):
+        said.append(f"cloze {settings['cloze']}")
+    return ", ".join(said)
+
+
+def shown_name(model: str, runs: list[dict[str, Any]]) -> str:
+    "A row's name as tables show it: 'p5 (random start)' where nothing was pre-trained."
+    random = any("a random start" in reading_model(r["config"], "backbone") for r in runs)
+    return model + " (random start)" * random
 
 
 def repeats_text(run: dict[str, Any]) -> str:
@@ -326,16 +355,24 @@ def repeats_text(run: dict[str, Any]) -> str:
     return f"{about['rule']}, {about['share']:.1%}" if about else "mask"
 
 
+def targets_text(run: dict[str, Any]) -> str:
+    "'9.8M': how often a run was told a target while it trained; '' of records before that count."
+    n = sum(epoch.get("targets", 0) for epoch in run["curves"])
+    return f"{n / 1e6:.3g}M" if n else ""
+
+
 def about_runs(runs: list[dict[str, Any]]) -> dict[str, str]:
     "What a row says of its runs besides metrics; of the time the least of the seeds, by device."
     epochs = [(len(r["seconds_per_epoch"]), " (its cap)" * is_capped(r)) for r in runs]
     times: dict[str, float] = {}
     for r in runs:
         times[device_name(r)] = min(run_seconds(r), times.get(device_name(r), np.inf))
+    asked = any(map(targets_text, runs))
     models = [{reading_model(r["config"], k) for r in runs} - {""} for k in ("backbone", "llm")]
     return {
         "seeds": str(len(runs)),
         "epochs": ", ".join(f"{n}{cap}" for n, cap in epochs if n),
+        "targets": ", ".join(targets_text(r) for r in runs) if asked else "",
         "backbone": ", ".join(sorted(models[0])).replace("a random", "random"),
         "language model": "; ".join(sorted(models[1])),
         "time a run": "; ".join(clock(times[d]) for d in sorted(times)),

@@ -17,7 +17,6 @@ import pandas as pd
 
 from ..core import atomic_path, check_name
 from ..evaluation.choice import RANK_COLUMNS
-from ..evaluation.stats import holm
 from ..experiments.grid import GRID, runs_of
 from ..experiments.parameters import Run
 from ..experiments.registry import PRESETS
@@ -29,11 +28,12 @@ from promptrec.reproduction.rows import (
     Results,
     RowKey,
     about_runs,
-    compare_rows,
     costs,
+    family,
     measure,
     model_label,
     printed_label,
+    shown_name,
     signed,
 )
 
@@ -118,7 +118,8 @@ def results_table(results: Results, table: str) -> pd.DataFrame:
     for given, preset, runs in table_rows(results, table):
         dataset, model = given["dataset"], model_label(given)
         at, key = (dataset, printed_label(given)), (dataset, model, preset)
-        row = {"data set": dataset, "model": model, "preset": preset or "not run"}
+        shown = shown_name(model, runs)
+        row = {"data set": dataset, "model": shown, "preset": preset or "not run"}
         not_run = {"command": run_command(given, spec["grid"]), "repeats": Run.repeats}
         row |= about_runs(runs) if runs else not_run
         out.append(row | {c: _cell(results, table, at, key, s) for c, s in cells.items()})
@@ -129,21 +130,21 @@ def results_table(results: Results, table: str) -> pd.DataFrame:
 
 # %% ../../nbs/8_reproduction/03_tables.ipynb #d2a1c2c3
 def differences_table(results: Results, table: str) -> pd.DataFrame:
-    "The proposed model minus each other of a table, paired over users, with Holm's correction."
+    "The proposed model minus each other of a table, paired over users, with `family`'s correction."
     proposed, out = results.paper["proposed"], []
     for given, preset, runs in table_rows(results, table):
         dataset, model, name = given["dataset"], model_label(given), printed_label(given)
         own = results.row_name(dataset, preset, name) == model  # not a stand-in beside the own
         ours = (dataset, results.row_name(dataset, preset, proposed), preset)
         if runs and own and name != proposed and ours in results.runs:
-            row = {"data set": dataset, "preset": preset, f"{proposed} minus": model}
+            shown = shown_name(model, runs)
+            row = {"data set": dataset, "preset": preset, f"{proposed} minus": shown}
             row |= {"seeds": f"{len(results.runs[ours])}, {len(runs)}"}
             out += [row | x for x in _differences(results, table, ours, model, name)]
     columns = ["preset", f"{proposed} minus", "protocol", "metric", "paper", "difference"]
     columns += ["better for", "worse for", "users", "p", "Holm", "smallest", "seeds"]
     found = pd.DataFrame(out, columns=["data set", *columns]).set_index("data set")
-    corrected = [f"{p:.4f}" for p in holm(found["p"])]
-    found = found.assign(p=found["p"].map("{:.4f}".format), Holm=corrected)
+    found = found.assign(**{k: found[k].map("{:.4f}".format) for k in ("p", "Holm")})
     return found.dropna(axis=1, how="all") if len(found) else found
 
 # %% ../../nbs/8_reproduction/03_tables.ipynb #e7b92e5b
@@ -160,13 +161,17 @@ def _differences(
     protocols = {alike: metrics}
     for protocol, *metrics in more:
         protocols.setdefault(protocol, metrics)
+    variants = name.startswith(results.paper["proposed"])
     for protocol, metrics in protocols.items():
-        found = compare_rows(results, dataset, preset, ours[1], model, protocol, tuple(metrics))
-        for metric, r in found.iterrows():
+        for metric in metrics:
+            relatives = family(results, dataset, preset, protocol, metric, variants)
+            if model not in relatives.index:
+                continue
+            r = relatives.loc[model]
             row: dict[str, Any] = {
                 "protocol": " against ".join(usual) if protocol == "usual" else protocol
             }
-            row |= {"metric": metric, "difference": signed(r), "p": r["p"]}
+            row |= {"metric": metric, "difference": signed(r), "p": r["p"], "Holm": r["holm"]}
             row["smallest"] = "none" if np.isnan(r["smallest"]) else f"{r['smallest']:.4f}"
             users = {"better": "better for", "worse": "worse for", "users": "users"}
             row |= {column: int(r[k]) for k, column in users.items() if k in r}

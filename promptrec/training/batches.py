@@ -30,9 +30,9 @@ def padded(
 # %% ../../nbs/3_training/04_batches.ipynb #pc000002
 def _pieces(stop: np.ndarray, before: np.ndarray, max_items: int) -> tuple[np.ndarray, np.ndarray]:
     """`stop` [B] and `before` [B] with further examples of those who have more than `max_items`
-    items to be read, each half as many items further back than the one behind it.
+    items to be read, each three quarters as many further back than the one behind it.
     """
-    step = max(1, max_items // 2)
+    step = max_items - max_items // 4
     pieces = 1 + -(-np.maximum(before - 1 - max_items, 0) // step)
     back = ragged_arange(0 * pieces, pieces) * step
     return np.repeat(stop, pieces) - back, np.repeat(before, pieces) - back
@@ -80,7 +80,7 @@ class SequenceBatches:
         # its first places, not asked: all but the last, or those that an earlier piece asks at
         self.skipped = self.lengths - 2 if self.each else np.zeros_like(self.lengths)
         if pieces and not self.each:
-            self.skipped[(before > n)[n >= shortest]] = max_items - max_items // 2
+            self.skipped[(before > n)[n >= shortest]] = max_items // 4
         if not len(self):
             raise PromptrecError(
                 f"{self.ds.name}: no user has {shortest} interactions to train on. Give more data, "

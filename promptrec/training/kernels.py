@@ -533,7 +533,9 @@ def _split_table(module: UsedRows, state: dict, prefix: str, *_: Any) -> None:
         state |= {f"{prefix}rows": table[is_used], f"{prefix}rest": table[~is_used]}
 
 # %% ../../nbs/3_training/01_kernels.ipynb #smc021
-_ROWS = {"cpu": 128}  # positions whose logits are held at once: as many as a CPU's cache holds
+# positions whose logits are held at once: with fewer the products are small, with more the logits
+# leave a CPU's cache
+_ROWS = {"cpu": 512}
 _ROWS_ELSEWHERE = 1024
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate.state import PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import parse_flag_from_env, reduce
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -187,22 +187,22 @@ def enough_memory(batch_size: int) -> Iterator[None]:
 # %% ../../nbs/3_training/03_loop.ipynb #a4c0de05
 def count_targets(batch: dict[str, torch.Tensor]) -> int:
     """How many targets the loss of a batch is a mean over: those in `target` [P], else in `labels`
-    [B, T], that are not -100. Raises where a batch has neither.
+    [B, T], that are not -100. 0 where a batch has neither.
     """
-    for name in ("target", "labels"):
-        if name in batch:
-            return int((batch[name] != -100).sum())
-    raise PromptrecError(
-        "accumulate weighs pieces by their targets, but the batches of this model have neither "
-        "`target` nor `labels`: use accumulate=1."
-    )
+    asked = batch.get("target", batch.get("labels"))
+    return 0 if asked is None else int((asked != -100).sum())
 
 
 def target_shares(pieces: list[dict[str, torch.Tensor]]) -> list[float]:
-    "The share that each piece of a batch has of its targets."
+    "The share that each piece of a batch has of its targets; raises where pieces have none."
     if len(pieces) == 1:
         return [1.0]
     targets = [count_targets(piece) for piece in pieces]
+    if not any(targets):
+        raise PromptrecError(
+            "accumulate weighs pieces by their targets, but the batches of this model have neither "
+            "`target` nor `labels`: use accumulate=1."
+        )
     return [n / sum(targets) for n in targets]
 
 
@@ -335,6 +335,7 @@ class LoopState:
     step: int = 0  # steps done of the current epoch
     sums: dict[str, float] = field(default_factory=dict)  # loss and logs summed over these steps
     unread: Logged = field(default_factory=list)  # those of the latest steps, not in `sums` yet
+    targets: int = 0  # asked for in these steps, by this process
     seconds: float = 0.0  # that went into the current epoch
     curves: list[dict] = field(default_factory=list)  # one dict for each epoch done
     best: float = -math.inf  # the best value of the monitored metric
@@ -349,7 +350,8 @@ class LoopState:
     def end_epoch(self, row: dict, value: float, model: nn.Module, keep_from: int) -> None:
         "Count the epoch with this `row` as done; if its `value` is the best, keep the weights."
         self.curves.append(row)
-        self.epoch, self.step, self.seconds, self.sums = self.epoch + 1, 0, 0.0, {}
+        self.epoch, self.step, self.targets = self.epoch + 1, 0, 0
+        self.seconds, self.sums = 0.0, {}
         if self.epoch >= keep_from and value > self.best:
             self.best, self.best_epoch = float(value), self.epoch
             weights = model.state_dict().items()
@@ -443,6 +445,7 @@ def train_epoch(stepper: Stepper, batches: Batches, state: LoopState) -> Iterato
         pieces = own_pieces(batches, plan[step], s, state.epoch, step)
         factor = s.rate(state.epoch * len(plan) + step, s.epochs * len(plan))
         state.unread += stepper.step(pieces, state.epoch, step, factor)
+        state.targets += sum(map(count_targets, pieces))
         state.step = step + 1
         if step % 10 == 0:
             read_logs(state, stepper.lr)
@@ -454,10 +457,13 @@ def train_epoch(stepper: Stepper, batches: Batches, state: LoopState) -> Iterato
 
 
 def epoch_row(stepper: Stepper, state: LoopState) -> dict[str, Any]:
-    "The row of curves of an epoch: its number, mean loss and logs, seconds, memory on a GPU."
+    """The row of curves of an epoch: its number, mean loss and logs, the targets asked for, seconds,
+    memory on a GPU.
+    """
     done = max(1, state.step)  # an epoch may have had no batch that was large enough
     means = {name: total / done for name, total in state.sums.items()}
-    row = {"epoch": state.epoch + 1, **means, "seconds": state.seconds}
+    targets = reduce(torch.tensor(state.targets, device=stepper.device))  # of all processes
+    row = {"epoch": state.epoch + 1, **means, "targets": int(targets), "seconds": state.seconds}
     if stepper.device.type == "cuda":
         row["peak MiB"] = torch.cuda.max_memory_allocated() / 2**20
     return row
@@ -500,8 +506,8 @@ class Loop:
         were best on `validate()[settings.monitor]` (without `validate`: the last ones).
 
         Weights are kept, and patience begins, from epoch `keep_from` (from 1) on. Returns one row
-        an epoch: epoch, mean loss and logs, seconds of training, on a GPU `peak MiB` (the most
-        memory while training), then what `validate` returned; `attrs["best_epoch"]` is the epoch
+        an epoch: epoch, mean loss and logs, targets asked for, seconds of training, on a GPU `peak
+        MiB` (the most memory while training), then what `validate` returned; `attrs["best_epoch"]` is the epoch
         that was kept. Raises `PromptrecError` if the loss is not finite or memory runs out, and
         `KeyboardInterrupt` when interrupted, after saving.
         """
