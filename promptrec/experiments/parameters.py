@@ -44,6 +44,7 @@ LATER = {
     "accumulate": 1,
     "compile": "no",
     "reading": "tokens",
+    "text_titles": False,
     "fields": "title,genre,rating",
     "max_statements": 200,
     "local_layers": None,

@@ -31,7 +31,13 @@ from promptrec.evaluation.split import (
     with_mixed_ratings,
 )
 from .contrast import window_contrast
-from .encoder import load_encoder, load_tokenizer, most_tokens, set_dropout
+from promptrec.mibert.encoder import (
+    load_encoder,
+    load_head,
+    load_tokenizer,
+    most_tokens,
+    set_dropout,
+)
 from .fusion import Fusion, without_branch
 from .interests import ShortTerm, long_term, running_mean
 from .moe import MixtureOfExperts, random_routing
@@ -44,9 +50,9 @@ from promptrec.mibert.prompts import (
     window_starts,
 )
 from .statements import StatementBatches, StatementReader, Statements, parse_fields
-from .titles import TitleTable, mean_of_words
+from .titles import TextTitles, TitleTable, mean_of_words
 from ..training.batches import padded
-from ..training.kernels import UsedRows, full_softmax, rounded_length
+from ..training.kernels import UsedRows, rounded_length
 from promptrec.training.loop import (
     Batches,
     Loop,
@@ -100,6 +106,7 @@ class MiBertSettings:
     temperature: float = 1.0  # T, of the fusion's softmax (3.4; value: assumption)
     residual_weight: float = 1.0  # lambda, of the fusion's residual (3.4; value: assumption)
     balanced: bool = False  # ours: branches of one size, and of equal weight at the start
+    reliability: bool = False  # the gate reads how branches agree, too (3.4; how: assumption)
 
     # What `literal` turns to the paper's letter; each is in Assumptions
     near_identity: bool = True  # experts that start near the identity
@@ -109,6 +116,8 @@ class MiBertSettings:
     contrast_summed: bool = False  # over pairs of windows; off: their mean
 
     # Extensions
+    text_titles: bool = False  # a map of the title's words, plus a part of its own: see Titles
+    mlm_head: bool = False  # the backbone's masked-language-model head before titles
     cloze: float = 0.0  # share of a training history's titles that are hidden and asked for
     title_lr: float | None = None  # learning rate of titles; None: that of everything else
 
@@ -217,7 +226,7 @@ class MiBertNet(nn.Module):
         d = start.shape[1]
         self.settings = settings
         self.encoder = encoder
-        self.titles = TitleTable(start)
+        self.titles = TextTitles(start) if settings.text_titles else TitleTable(start)
         self.moe = self.short = None
         if settings.moe:
             self.moe = MixtureOfExperts(d, settings.experts, settings.top_k, settings.near_identity)
@@ -233,7 +242,9 @@ class MiBertNet(nn.Module):
                 settings.residual_weight,
                 settings.balanced,
                 settings.fusion_gain,
+                settings.reliability,
             )
+        self.head: nn.Module | None = None  # between fused states and titles
         if settings.recompute:
             _recompute_activations(getattr(encoder, "upper", encoder))
 
@@ -302,7 +313,7 @@ def fused_states(
         branches.append(long_term(summary, at))
     if net.fusion is not None:
         fused, parts["alpha"] = net.fusion(branches)
-    return fused, parts
+    return fused if net.head is None else net.head(fused), parts
 
 # %% ../../nbs/4_mibert/09_model.ipynb #c016
 @torch.no_grad()
@@ -328,7 +339,7 @@ def loss_and_logs(
     "Cross-entropy over titles plus beta times the window contrast, and its parts to log."
     settings = net.settings
     states, parts = fused_states(net, batch)
-    loss = full_softmax(states, net.titles.weight, net.titles.bias, batch["target"])
+    loss = net.titles.loss(states, batch["target"])
     logs = {"cross entropy": loss}
     if settings.beta and net.moe is not None:
         lengths = batch["lengths"] if "lengths" in batch else batch["attention_mask"].sum(1)
@@ -497,6 +508,7 @@ class MiBert(Recommender):
         set_dropout(encoder, settings.dropout, settings.input_dropout)
         words = encoder.get_input_embeddings()
         start = mean_of_words(dataset.titles, self.tokenizer, words.weight)
+        self.words = words.weight.detach().clone() if settings.text_titles else None
         self.input: PromptInput | StatementInput
         if settings.reading == "tokens":
             self.prompts = PromptEncoder(dataset, self.tokenizer, settings.max_tokens, longest)
@@ -510,6 +522,8 @@ class MiBert(Recommender):
             reader = _reader_of(encoder, statements, start.std().item(), settings)
             self.net = MiBertNet(reader, start, settings)
             self.input = StatementInput(reader, settings)
+        if settings.mlm_head:
+            self.net.head = load_head(settings.backbone, data_dir)
 
     def groups(self, lr: float, weight_decay: float) -> list[dict]:
         "AdamW's parameter groups: no decay on biases and norms, titles at `title_lr` if it is set."
@@ -528,10 +542,23 @@ class MiBert(Recommender):
         if loop is None:
             raise PromptrecError("MiBert is trained by gradient: give fit a Loop.")
         s = loop.settings
+        titles = self.net.titles
         if self.settings.popularity_bias:
-            self.net.titles.start_bias(split.popularity)
+            titles.start_bias(split.popularity)
+        if isinstance(titles, TextTitles):
+            titles.leave_out(split.popularity == 0)
         batches = self.input.to_train(split, s.batch_size, s.seed)
         return loop.run(self.net, batches, self.groups(s.lr, s.weight_decay), validate)
+
+    def _states(self, histories: Histories, most: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        "Some histories at a time: which [b], and their fused states [b, d], float32."
+        self.net.eval()
+        device = self.net.titles.bias.device
+        for which, batch in self.input.to_score(histories, most):
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            with autocast_to(self.score_precision, device.type):
+                states = fused_states(self.net, batch)[0]
+            yield which, states.float()
 
     @torch.inference_mode()
     def score(
@@ -544,18 +571,29 @@ class MiBert(Recommender):
 
         At most some `max_batch_tokens` tokens, or statements, are computed at a time.
         """
-        self.net.eval()
-        device = self.net.titles.weight.device
         width = self.dataset.n_items if candidates is None else candidates.shape[1]
         scores = np.empty((len(histories), width), np.float32)
-        for which, batch in self.input.to_score(histories, max_batch_tokens):
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            with autocast_to(self.score_precision, device.type):
-                states = fused_states(self.net, batch)[0]
-            logits = self.net.titles.logits(states.float()).cpu().numpy()
+        for which, states in self._states(histories, max_batch_tokens):
+            logits = self.net.titles.logits(states).cpu().numpy()
             if candidates is not None:
                 logits = np.take_along_axis(logits, candidates[which], 1)
             scores[which] = logits
+        return scores
+
+    @torch.inference_mode()
+    def score_new(
+        self, histories: Histories, titles: list[str], max_batch_tokens: int = 8192
+    ) -> np.ndarray:
+        """Logits [B, m] of `titles` [m] that are no items, from their words alone and without a
+        bias. Raises `PromptrecError` unless the model's titles keep their text.
+        """
+        table = self.net.titles
+        if not isinstance(table, TextTitles) or self.words is None:
+            raise PromptrecError("New titles can be scored where text_titles=True. Train so.")
+        text = mean_of_words(titles, self.tokenizer, self.words).to(table.text.device)
+        scores = np.empty((len(histories), len(titles)), np.float32)
+        for which, states in self._states(histories, max_batch_tokens):
+            scores[which] = table.new_logits(states, text).cpu().numpy()
         return scores
 
     def save(self, folder: Path) -> None:

@@ -67,6 +67,7 @@ class PlainNet(nn.Module):
         if net.fusion is None:
             return Z, Z
         fused, _ = net.fusion([branch.flatten(0, 1) for branch in branches])
+        fused = fused if net.head is None else net.head(fused)
         return fused.view_as(Z), Z
 
     def logits(self, h: torch.Tensor) -> torch.Tensor:
