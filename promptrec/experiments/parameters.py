@@ -45,6 +45,8 @@ LATER = {
     "compile": "no",
     "reading": "tokens",
     "text_titles": False,
+    "mlm_head": False,
+    "reliability": False,
     "fields": "title,genre,rating",
     "max_statements": 200,
     "local_layers": None,

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RowKey', 'RANKINGS', 'COST_TEXTS', 'model_label', 'printed_label', 'preset_label', 'data_label', 'run_key',
            'row_label', 'language_model', 'Results', 'read_users', 'read_results', 'Measure', 'measure', 'compare_rows',
-           'signed', 'family', 'standing', 'clock', 'run_seconds', 'device_name', 'is_capped', 'reading_model',
-           'shown_name', 'repeats_text', 'targets_text', 'about_runs', 'costs', 'epochs_table']
+           'signed', 'rival_row', 'family', 'standing', 'clock', 'run_seconds', 'device_name', 'is_capped',
+           'reading_model', 'shown_name', 'repeats_text', 'targets_text', 'about_runs', 'costs', 'epochs_table']
 
 # %% ../../nbs/8_reproduction/02_rows.ipynb #209dc182
 import json
@@ -251,12 +251,20 @@ def measure(results: Results, key: RowKey, protocol: str, metric: str) -> Measur
 # %% ../../nbs/8_reproduction/02_rows.ipynb #87e9d125
 @cache
 def compare_rows(
-    results: Results, dataset: str, preset: str, a: str, b: str, protocol: str, names: tuple
+    results: Results,
+    dataset: str,
+    preset: str,
+    a: str,
+    b: str,
+    protocol: str,
+    names: tuple[str, ...],
+    against: str = "",
 ) -> pd.DataFrame:
-    """Model `a` minus model `b` on their users by a protocol, or each by its 'usual' one: one row a
-    metric of `names`, as `stats.compare` or `stats.compare_hits`; none where one lacks it.
+    """Model `a` minus model `b`, at the preset `against` if it is another, on their users by a
+    protocol, or each by its 'usual' one: one row a metric of `names`, as `stats.compare` or
+    `stats.compare_hits`; none where one lacks it.
     """
-    keys = [(dataset, model, preset) for model in (a, b)]
+    keys = [(dataset, a, preset), (dataset, b, against or preset)]
     protocols = [results.usual(key) if protocol == "usual" else protocol for key in keys]
     if not all(map(results.has, keys, protocols)):
         return pd.DataFrame()
@@ -272,19 +280,30 @@ def signed(found: pd.Series | dict[str, float]) -> str:
     return f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
 
 # %% ../../nbs/8_reproduction/02_rows.ipynb #7bc183ab
+def rival_row(results: Results, model: str, ours: RowKey) -> RowKey:
+    "The row of another model that `ours` is compared with: of its preset; for 'best' else 'paper'."
+    dataset, _, preset = ours
+    has_row = preset != "best" or (dataset, model, preset) in results.runs
+    return dataset, model, preset if has_row else "paper"
+
+
 @cache
 def family(
     results: Results, dataset: str, preset: str, protocol: str, metric: str, variants: bool = False
 ) -> pd.DataFrame:
     """The proposed model minus each other on a data set at a preset, by one metric: `compare_rows`
     and `holm`, p corrected over them. `variants`: minus each of its own variants instead.
+
+    The rows of the others are those of `rival_row`.
     """
     proposed, found = results.paper["proposed"], dict[str, pd.Series]()
-    ours = results.row_name(dataset, preset, proposed)
-    models = [m for d, m, p in results.runs if (d, p) == (dataset, preset)]
-    for other in models if ours in models else []:
-        if other != ours and other.startswith(proposed) == variants:
-            row = compare_rows(results, dataset, preset, ours, other, protocol, (metric,))
+    ours = (dataset, results.row_name(dataset, preset, proposed), preset)
+    models = dict.fromkeys(m for d, m, _ in results.runs if d == dataset and m != ours[1])
+    for other in (m for m in models if m.startswith(proposed) == variants):
+        rival = rival_row(results, other, ours)
+        if {ours, rival} <= {*results.runs}:
+            at = (dataset, preset, ours[1], other, protocol, (metric,), rival[2])
+            row = compare_rows(results, *at)
             found |= {other: row.loc[metric]} if len(row) else {}
     table = pd.DataFrame(found).T
     return table.assign(holm=holm(table["p"])) if len(table) else table
