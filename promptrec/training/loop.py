@@ -469,11 +469,14 @@ def epoch_row(stepper: Stepper, state: LoopState) -> dict[str, Any]:
     return row
 
 # %% ../../nbs/3_training/03_loop.ipynb #46f79c0a
+_SAVE_EVERY = 1200.0  # seconds of training that a run may lose when it is killed
+
+
 class Loop:
     """Trains a module.
 
-    With a `folder` it keeps `checkpoint.pt` there after every epoch and on interruption (of several
-    processes: after epochs alone). `resume=True` goes on from it, or begins if there is none;
+    With a `folder` it keeps `checkpoint.pt` there after every epoch, every 20 minutes and on
+    interruption (of several processes: after epochs alone). `resume=True` goes on from it, or begins if there is none;
     without `resume` an old one is deleted. `fingerprint` holds by name what a run must share with
     the checkpoint it goes on from. `progress` shows a bar. After `run`, `earlier` has the seconds
     that had gone into the checkpoint.
@@ -507,8 +510,8 @@ class Loop:
 
         Weights are kept, and patience begins, from epoch `keep_from` (from 1) on. Returns one row
         an epoch: epoch, mean loss and logs, targets asked for, seconds of training, on a GPU `peak
-        MiB` (the most memory while training), then what `validate` returned; `attrs["best_epoch"]` is the epoch
-        that was kept. Raises `PromptrecError` if the loss is not finite or memory runs out, and
+        MiB` (the most memory while training), then what `validate` returned; `attrs["best_epoch"]`
+        is the epoch that was kept. Raises `PromptrecError` if the loss is not finite or memory runs out, and
         `KeyboardInterrupt` when interrupted, after saving.
         """
         s = self.settings
@@ -516,6 +519,7 @@ class Loop:
         seed_everything(s.seed)
         state = self._begin(stepper)
         self.earlier, run_began = state.wall, time.perf_counter()
+        saved = run_began
         steps = len(batches.plan(0))  # as many in each epoch
         done = state.epoch * steps + state.step
         if done:
@@ -525,7 +529,9 @@ class Loop:
             self._say("compiles the first steps of training", always=True)
 
         def save() -> None:
-            state.wall = self.earlier + time.perf_counter() - run_began
+            nonlocal saved
+            saved = time.perf_counter()
+            state.wall = self.earlier + saved - run_began
             if self.checkpoint and this_process().is_main_process:
                 save_state(self.checkpoint, state, stepper, self.fingerprint)
 
@@ -540,10 +546,11 @@ class Loop:
                 with training(model, compiled):
                     for _ in train_epoch(stepper, batches, state):
                         bar.update()
-                        if signals:
+                        due = signals or time.perf_counter() > saved + _SAVE_EVERY
+                        if due and stepper.processes == 1:  # else others may be at another step
                             read_logs(state, stepper.lr)
-                            if stepper.processes == 1:  # others may be at another step
-                                save()
+                            save()
+                        if signals:
                             raise interruption()
 
                 bar.set_description(f"epoch {state.epoch + 1}/{s.epochs} validate")
