@@ -1,6 +1,15 @@
-"""One run from the command line: `python -m promptrec.experiments dataset=ml-100k model=sasrec`."""
+"""From the command line: one run, or the mixture of two.
 
-from promptrec.experiments.run import main
+    python -m promptrec.experiments dataset=ml-100k model=sasrec
+    python -m promptrec.experiments mix members=NAME,NAME
+"""
+
+import sys
+
+from promptrec.experiments import mixture, run
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["mix"]:
+        mixture.main(sys.argv[2:])
+    else:
+        run.main(sys.argv[1:])

@@ -392,17 +392,17 @@ def finished_runs(
     where = {"out_dir": str(out_dir), "data_dir": None if data_dir is None else str(data_dir)}
     named = {path.name: str(path) for path in map(project_path, folders) if path.is_dir()}
     for path in sorted(project_path(out_dir).glob("*-seed*.json")):
-        weights = path.with_suffix("")
+        if not path.with_suffix("").is_dir():
+            continue
         try:
             record = read_record(path)
             run = _run_of(record["config"] | where, named)
-            if weights.is_dir() and not _is_same_run(record, run):
+            if not _is_same_run(record, run):
                 raise PromptrecError(f"with these settings the run is called {run.name} now.")
         except PromptrecError as e:
             leave_out(path, str(e))
             continue
-        if weights.is_dir():
-            runs.append(run)
+        runs.append(run)
     return runs
 
 # %% ../../nbs/7_experiments/04_run.ipynb #c83b7e19
