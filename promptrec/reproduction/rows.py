@@ -30,7 +30,7 @@ from promptrec.evaluation.stats import (
     same_users,
 )
 from ..experiments.grid import BACKBONES, is_own
-from ..experiments.parameters import configure
+from ..experiments.parameters import LATER, configure, known_parameters
 from ..experiments.records import leave_out, records_of
 from ..experiments.registry import MODELS
 from ..mibert.encoder import find_backbone
@@ -77,6 +77,13 @@ def run_key(config: dict[str, Any]) -> str:
 _SETTING = ("split", "candidates", "max_history", "repeats")
 
 
+def _all_settings(config: dict[str, Any]) -> dict[str, Any]:
+    "Settings of model and loop, with those that a configuration leaves out."
+    of_model = set(known_parameters(config["model"]))
+    left_out = {name: value for name, value in LATER.items() if name in of_model}
+    return left_out | (config.get("loop") or {}) | (config.get("settings") or {})
+
+
 def row_label(config: dict[str, Any], paper: str) -> str | None:
     """The name of a run's row in the paper's tables; None where it has words of the prompt or
     settings that are neither its preset's, nor chosen by a search, nor those that a row may set.
@@ -88,14 +95,14 @@ def row_label(config: dict[str, Any], paper: str) -> str | None:
         return None
     if "tuned" in config or model not in MODELS:
         return model
-    settings = config.get("settings") or {}
+    settings = _all_settings(config)
     allowed = {
         k: v for k in (*about["named"], *about["free"]) if (v := settings.get(k)) is not None
     }
     given = {k: config[k] for k in ("model", "preset", "literal", *_SETTING) if k in config}
     if run_key(configure(**given, **allowed).config) != run_key(config):
         return None
-    preset = configure(**given).config.get("settings") or {}
+    preset = _all_settings(configure(**given).config)
     named = {k: allowed[k] for k in about["named"] if k in allowed and allowed[k] != preset[k]}
     literal = {"literal": True} if config.get("literal") else {}
     return model_label({"model": model} | literal | named)

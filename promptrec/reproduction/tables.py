@@ -66,13 +66,12 @@ def table_spec(paper: dict[str, Any], table: str) -> dict[str, Any]:
     return usual | paper["tables"].get(spec.get("like"), {}) | spec
 
 
-def _variants(results: Results, spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _variants(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
     "The models of a table by their labels: those of its grid, or those that it names."
-    if "models" not in spec:
-        rows = [{k: v for k, v in g.items() if k != "dataset"} for g in GRID[spec["grid"]]]
-        return {model_label(given): given for given in rows}
-    others = {m for _, m, _ in results.runs if re.match(spec["others"], m)} - {*spec["models"]}
-    return {m: {"model": m} for m in (*spec["models"], *sorted(others))}
+    rows = [{k: v for k, v in g.items() if k != "dataset"} for g in GRID[spec["grid"]]]
+    if "models" in spec:
+        rows = [{"model": m} for m in spec["models"]]
+    return {model_label(given): given for given in rows}
 
 # %% ../../nbs/8_reproduction/03_tables.ipynb #c430760f
 def table_rows(results: Results, table: str) -> list[tuple[dict[str, Any], str, list[dict]]]:
@@ -82,14 +81,17 @@ def table_rows(results: Results, table: str) -> list[tuple[dict[str, Any], str, 
     named = list(results.paper["datasets"] if "models" in spec else in_grid)
     extra = {d for d, _, _ in results.runs if re.match(spec["extra"], d)} - {*named}
     presets = dict.fromkeys([*PRESETS, *sorted(p for _, _, p in results.runs)])
+    variants = _variants(spec)
+    more = {m for _, m, _ in results.runs if re.match(spec["others"], m)} - {*variants}
+    others = {m: {"model": m} for m in sorted(more)}  # further models with records
     rows: list[tuple[dict[str, Any], str, list[dict]]] = []
     for dataset in (*named, *sorted(extra)):
-        for label, variant in _variants(results, spec).items():
+        for label, variant in (variants | others).items():
             given = {"dataset": dataset, **variant}
             found = [p for p in presets if (dataset, label, p) in results.runs]
             rows += [(given, p, results.runs[dataset, label, p]) for p in found]
             filled = spec["fill"] and grid_command(given, spec["grid"])
-            if not found and (dataset in named or filled):
+            if not found and label in variants and (dataset in named or filled):
                 rows.append((given, "", []))
     return rows
 
