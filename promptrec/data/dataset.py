@@ -91,8 +91,8 @@ class Dataset:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of all a model can see: the domain's words, ids, titles, genres, and who did what in
-        which order. The times themselves are not in it.
+        """SHA-256 of all a model can see: the domain's words, ids, titles, genres, and who did what
+        in which order. The times themselves are not in it.
         """
         items, domain = self.items, self.domain
         return sha256(

@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..core import PromptrecError, check_name, project_path
 from ..evaluation.recommender import Recommender
-from ..evaluation.split import Histories
+from ..evaluation.split import Histories, Split
 from .parameters import Run
 from .records import git_state, read_record, write_record
 from promptrec.experiments.run import (
@@ -55,6 +55,16 @@ class Mixture(Recommender):
         self.dataset = first.dataset
         self.members = (first, second)
         self.weight = weight
+
+    def fit(self, split: Split, loop: Any = None, validate: Any = None) -> pd.DataFrame:
+        "Nothing is left to learn: the members are trained."
+        return pd.DataFrame()
+
+    def save(self, folder: Path) -> None:
+        "Nothing: the members are saved."
+
+    def load(self, folder: Path) -> None:
+        "Nothing: the members are loaded."
 
     def score(self, histories: Histories, candidates: np.ndarray | None = None) -> np.ndarray:
         "Weighted log shares of candidates [B, C], or of all items [B, V]."
@@ -102,7 +112,8 @@ def mix(
     started, code = time.perf_counter(), git_state()
     runs = find_members(members, out_dir, None if data_dir is None else str(data_dir))
     data = prepare(runs[0])
-    model = Mixture(*(restore(run, data) for run in runs), 0.5 if weight is None else weight)
+    first, second = (restore(run, data) for run in runs)
+    model = Mixture(first, second, 0.5 if weight is None else weight)
     parts = set(runs[0].row.full) & set(runs[1].row.full)
     if weight is None:
         choose_weight(model, data, runs[0].monitor, "valid" in parts)
@@ -118,7 +129,9 @@ def mix(
 
 # %% ../../nbs/7_experiments/09_mixture.ipynb #mx000014
 def main(words: list[str]) -> None:
-    """Mix two runs as `name=value` words say, the parameters of `mix`, `members` with a comma; print the path of the record."""
+    """Mix two runs as `name=value` words say, the parameters of `mix`, `members` with a comma;
+    print the path of the record.
+    """
     try:
         given: dict[str, Any] = parse_arguments(words)
         for name in given:

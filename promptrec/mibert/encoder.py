@@ -189,5 +189,6 @@ def load_head(name: str, data_dir: str | Path | None = None) -> nn.Sequential:
         if f"{theirs}.weight" not in found["missing_keys"]:
             part = model.get_submodule(theirs)
             ours.load_state_dict({"bias": torch.zeros(d)} | part.state_dict())  # some have none
-            ours.eps = getattr(part, "eps", None)  # of the norm
+            if isinstance(ours, nn.LayerNorm):
+                ours.eps = float(getattr(part, "eps", ours.eps))
     return head

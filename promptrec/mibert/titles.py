@@ -80,8 +80,9 @@ class TextTitles(TitleTable):
         nn.init.zeros_(self.map.bias)
         self.own = nn.Parameter(torch.zeros_like(start))
 
+    # a parameter in the parent, here computed from others
     @property
-    def weight(self) -> torch.Tensor:
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
         "The embeddings [V, d]."
         return self.map(self.text) + self.own
 

@@ -6,6 +6,8 @@
 __all__ = ['Aligner', 'modality_gap']
 
 # %% ../../nbs/6_sbtrec/02_aligner.ipynb #c002
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -49,7 +51,7 @@ class Aligner(nn.Module):
         by least squares with a penalty of `ridge` times the vectors' mean square. Raises where the
         first layer has less than twice `d` units.
         """
-        (V, d), width = e.shape, self.align.in_features
+        d, width = e.shape[1], self.align.in_features
         e, targets = e.double(), targets.double()
         penalty = ridge * e.square().sum() / d * torch.eye(d, dtype=e.dtype, device=e.device)
         M = torch.linalg.solve(e.T @ e + penalty, e.T @ targets).T.float()  # [width, d]
@@ -62,7 +64,7 @@ class Aligner(nn.Module):
                 f"Vectors of size {d} need a language model at least {2 * d} wide for this start, "
                 f"not {width}: use start='random', or a smaller d."
             )
-        first = self.extract[0]
+        first = cast(nn.Linear, cast(nn.Sequential, self.extract)[0])
         identity = torch.eye(d, device=M.device)
         first.weight[: 2 * d] = torch.cat([identity, -identity])
         first.bias[: 2 * d] = 0

@@ -457,8 +457,8 @@ def train_epoch(stepper: Stepper, batches: Batches, state: LoopState) -> Iterato
 
 
 def epoch_row(stepper: Stepper, state: LoopState) -> dict[str, Any]:
-    """The row of curves of an epoch: its number, mean loss and logs, the targets asked for, seconds,
-    memory on a GPU.
+    """The row of curves of an epoch: its number, mean loss and logs, the targets asked for,
+    seconds, memory on a GPU.
     """
     done = max(1, state.step)  # an epoch may have had no batch that was large enough
     means = {name: total / done for name, total in state.sums.items()}
@@ -476,10 +476,10 @@ class Loop:
     """Trains a module.
 
     With a `folder` it keeps `checkpoint.pt` there after every epoch, every 20 minutes and on
-    interruption (of several processes: after epochs alone). `resume=True` goes on from it, or begins if there is none;
-    without `resume` an old one is deleted. `fingerprint` holds by name what a run must share with
-    the checkpoint it goes on from. `progress` shows a bar. After `run`, `earlier` has the seconds
-    that had gone into the checkpoint.
+    interruption (of several processes: after epochs alone). `resume=True` goes on from it, or
+    begins if there is none; without `resume` an old one is deleted. `fingerprint` holds by name
+    what a run must share with the checkpoint it goes on from. `progress` shows a bar. After `run`,
+    `earlier` has the seconds that had gone into the checkpoint.
     """
 
     def __init__(
@@ -511,8 +511,8 @@ class Loop:
         Weights are kept, and patience begins, from epoch `keep_from` (from 1) on. Returns one row
         an epoch: epoch, mean loss and logs, targets asked for, seconds of training, on a GPU `peak
         MiB` (the most memory while training), then what `validate` returned; `attrs["best_epoch"]`
-        is the epoch that was kept. Raises `PromptrecError` if the loss is not finite or memory runs out, and
-        `KeyboardInterrupt` when interrupted, after saving.
+        is the epoch that was kept. Raises `PromptrecError` if the loss is not finite or memory runs
+        out, and `KeyboardInterrupt` when interrupted, after saving.
         """
         s = self.settings
         stepper = Stepper(model, groups, s)
