@@ -72,7 +72,7 @@ def test_papermill_run_writes_a_record_beside_popularity(finished):
     assert record["config"]["loop"]["epochs"] == 2 and len(record["curves"]) == 2
     assert record["candidates"] == by_model["popularity"]["candidates"]
     ranks = pd.read_parquet(runs / record["ranks"])
-    assert len(ranks) == 943 and set(ranks) == {"user", "sampled", "full"}
+    assert len(ranks) == 943 and set(ranks) == {"user", "sampled", "full", "history", "popularity"}
     assert record["metrics"]["test"]["sampled"]["recall@10"]["value"] == pytest.approx(
         (ranks["sampled"] <= 10).mean()
     )

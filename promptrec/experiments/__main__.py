@@ -10,6 +10,6 @@ from promptrec.experiments import mixture, run
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["mix"]:
-        mixture.main(sys.argv[2:])
+        mixture.mix_by_words(sys.argv[2:])
     else:
         run.main(sys.argv[1:])

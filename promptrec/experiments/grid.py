@@ -176,9 +176,10 @@ def runs_of(
         wanted = _each(dict.fromkeys(given["dataset"] for given in wanted), _models(others))
     runs = []
     for seed in range(seeds):
-        trained = [given for given in wanted if find_model(given["model"])[1].presets is not None]
-        for given in trained if seed else wanted:
-            runs.append(given | {"preset": preset, "seed": seed})
+        for given in wanted:
+            row = find_model(given["model"])[1]
+            if seed == 0 or row.presets is not None or row.sha256:  # one's own may draw by itself
+                runs.append(given | {"preset": preset, "seed": seed})
     return list({json.dumps(run, sort_keys=True): run for run in runs}.values())
 
 # %% ../../nbs/7_experiments/06_grid.ipynb #cb3ca143

@@ -392,10 +392,10 @@ def finished_runs(
     where = {"out_dir": str(out_dir), "data_dir": None if data_dir is None else str(data_dir)}
     named = {path.name: str(path) for path in map(project_path, folders) if path.is_dir()}
     for path in sorted(project_path(out_dir).glob("*-seed*.json")):
-        if not path.with_suffix("").is_dir():
-            continue
         try:
             record = read_record(path)
+            if not path.with_suffix("").is_dir():  # such as a mixture's
+                continue
             run = _run_of(record["config"] | where, named)
             if not _is_same_run(record, run):
                 raise PromptrecError(f"with these settings the run is called {run.name} now.")

@@ -223,6 +223,8 @@ def segments_table(results: Results, protocol: str, metric: str) -> pd.DataFrame
                 low, high = paired_interval(mean, 2000)
                 row[name] = f"{mean.mean():.3f} [{low:.3f}, {high:.3f}]"
         out.append(row | {"seeds": str(len(runs))})
+    if not out:
+        return pd.DataFrame(columns=["model", "preset", "seeds"]).rename_axis("data set")
     return pd.DataFrame(out).set_index("data set").fillna("")
 
 # %% ../../nbs/8_reproduction/03_tables.ipynb #64c4476e

@@ -462,7 +462,7 @@ def epoch_row(stepper: Stepper, state: LoopState) -> dict[str, Any]:
     """
     done = max(1, state.step)  # an epoch may have had no batch that was large enough
     means = {name: total / done for name, total in state.sums.items()}
-    targets = reduce(torch.tensor(state.targets, device=stepper.device))  # of all processes
+    targets = reduce(torch.tensor(state.targets, device=stepper.device), "sum")  # of all processes
     row = {"epoch": state.epoch + 1, **means, "targets": int(targets), "seconds": state.seconds}
     if stepper.device.type == "cuda":
         row["peak MiB"] = torch.cuda.max_memory_allocated() / 2**20
