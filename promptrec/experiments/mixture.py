@@ -106,9 +106,11 @@ def mix(
     progress: bool = False,
 ) -> Result:
     """Evaluate the mixture of two runs of `out_dir` on the test part and write its record there;
-    `weight` is that of the first, None lets validation choose. Raises where a run is not there, or
-    the two cannot be mixed.
+    `weight` is that of the first, 0 to 1; None lets validation choose. Raises where a run is not
+    there, or the two cannot be mixed.
     """
+    if weight is not None and not 0 <= weight <= 1:
+        raise PromptrecError(f"weight={weight} must be between 0 and 1; null: validation chooses.")
     started, code = time.perf_counter(), git_state()
     runs = find_members(members, out_dir, None if data_dir is None else str(data_dir))
     data = prepare(runs[0])

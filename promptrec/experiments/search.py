@@ -136,7 +136,7 @@ def space_of(model: str, preset: str) -> dict[str, tuple]:
         return _FOR_STATEMENTS
     return SPACES[known_name("model to search", model, SPACES)]
 
-
+# %% ../../nbs/7_experiments/07_search.ipynb #sp000001
 def _known_recipes(model: str, preset: str) -> list[dict[str, Any]]:
     "What is tried second: a recipe for paper A's model, where it reads tokens."
     return [_RECIPE] if model == "mibert" and not _reads_statements(model, preset) else []

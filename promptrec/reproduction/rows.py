@@ -73,7 +73,7 @@ def run_key(config: dict[str, Any]) -> str:
     loop = {k: v for k, v in loop.items() if k not in ("seed", "precision", "compile", "monitor")}
     return json.dumps([*map(config.get, ("model", "preset", "settings")), loop], sort_keys=True)
 
-
+# %% ../../nbs/8_reproduction/02_rows.ipynb #rl000001
 _SETTING = ("split", "candidates", "max_history", "repeats")
 
 
@@ -374,7 +374,7 @@ def shown_name(model: str, runs: list[dict[str, Any]]) -> str:
     random = any("a random start" in reading_model(r["config"], "backbone") for r in runs)
     return model + " (random start)" * random
 
-
+# %% ../../nbs/8_reproduction/02_rows.ipynb #ab000001
 def repeats_text(run: dict[str, Any]) -> str:
     "'mask, 22.6%': what a run makes of items seen before, and how many of its targets are such."
     about = run.get("repeats")  # which records before it lack
