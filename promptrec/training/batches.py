@@ -74,6 +74,8 @@ class SequenceBatches:
         before = stop - first[self.ds.user[stop - 1]]  # training rows of the user up to `stop`
         if pieces and not self.each:
             stop, before = _pieces(stop, before, max_items)
+        if self.each:
+            shortest = max(shortest, split.min_history + 1)
         n = np.minimum(before, min(max_items, split.max_history or max_items) + 1)
         self.stop = stop[n >= shortest]  # the row behind the last target of each example
         self.lengths = n[n >= shortest]  # items of each example, the last target counted

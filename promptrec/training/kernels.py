@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, reduce
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -189,7 +189,7 @@ class _TiledAttention(torch.autograd.Function):
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        bias: torch.Tensor | None,  # [B, 1, 1, 1, L]: -inf at padding
+        bias: torch.Tensor | None,  # [B, 1, 1, 1 or m, L]: -inf at padding
         causal: bool,
         p: float,
         scale: float,
@@ -201,7 +201,9 @@ class _TiledAttention(torch.autograd.Function):
         out = torch.empty_like(q)
         kept = []
         for b, t, K in tiles:
-            extra = None if bias is None else bias[b, ..., :K]
+            extra = None
+            if bias is not None:
+                extra = bias[b, :, :, t if bias.shape[3] > 1 else slice(None), :K]
             if causal:
                 future = q.new_full((t.stop - t.start, K), -torch.inf).triu_(t.start + 1)
                 extra = future if extra is None else extra + future
@@ -293,10 +295,12 @@ def attention(
     causal: bool = False,
     dropout: float = 0.0,
     scale: float | None = None,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention [B, h, m, d] of queries [B, h, m, d] to the first `lengths` [B] (None: all) of keys
     and values [B, g, L, d], `h` a multiple of `g`, and m = L where `causal`; `dropout` of the
-    probabilities; scores are scaled by `scale` (None: d**-0.5).
+    probabilities; scores are scaled by `scale` (None: d**-0.5), and have `bias` [B, 1, m, L] added
+    in place of `lengths`.
     """
     B, h, m, d = q.shape
     g, L = k.shape[1:3]
@@ -304,15 +308,18 @@ def attention(
         lengths = None
     trained = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     if not (_has_kernels(q) and (trained or dropout)):
-        if lengths is None:
-            seen, is_causal = None, causal
-        else:
+        seen, is_causal = bias, causal
+        if bias is not None and causal:
+            past = cast(torch.Tensor, _seen(None, L, True, q.device))
+            seen, is_causal = bias.masked_fill(~past, -torch.inf), False
+        elif lengths is not None:
             seen, is_causal = _seen(lengths, L, causal, q.device), False
         return F.scaled_dot_product_attention(
             q, k, v, seen, dropout, is_causal, scale=scale, enable_gqa=g != h
         )
-    bias = None
-    if lengths is not None:
+    if bias is not None:
+        bias = bias[:, None]
+    elif lengths is not None:
         bias = q.new_zeros(B, L).masked_fill_(torch.arange(L) >= lengths[:, None], -torch.inf)
         bias = bias[:, None, None, None]
     by_group = q.reshape(B, g, h // g, m, d).contiguous()
@@ -347,8 +354,9 @@ def _tiled_forward(
     L = query.shape[2]
     if is_causal is None:
         is_causal = getattr(module, "is_causal", False)
+    given_bias = attention_mask is not None and attention_mask.ndim == 4
     plain = not torch.is_grad_enabled() or key.shape[2] != L
-    if plain or (attention_mask is not None and attention_mask.ndim == 4):
+    if plain or (given_bias and attention_mask.dtype == torch.bool):
         if is_causal and attention_mask is not None and key.shape[2] == L:
             # sdpa would take the mask alone: what it hides of the past, hide of the future too
             shown = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
@@ -356,6 +364,9 @@ def _tiled_forward(
         sdpa = AttentionInterface()["sdpa"]
         given |= {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
         return sdpa(module, query, key, value, attention_mask, **given)
+    if given_bias:  # of who calls the model
+        out = attention(query, key, value, None, is_causal, dropout, scaling, attention_mask)
+        return out.transpose(1, 2).contiguous(), None
     lengths = None if attention_mask is None else attention_mask.sum(1)
     if sliding_window and L > sliding_window:
         seen = _seen(lengths, L, is_causal, query.device)
