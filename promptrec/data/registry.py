@@ -19,7 +19,7 @@ from .dataset import Dataset, Domain
 from .download import data_folder, sources_at_hand, sources_in
 from .filters import keep_frequent, keep_rated_items, keep_rating, keep_users
 from .lastfm import read_lastfm
-from .llara import LLARA_HISTORY, read_llara
+from .llara import LLARA_HISTORY, LLARA_LEAST, read_llara
 from .movielens import read_movielens
 from .steam import read_steam
 
@@ -33,6 +33,7 @@ class Recipe:
     split: str = "leave-one-out"  # a name of `SPLITS` (paper A: leave-one-out, paper B: users)
     candidates: str = "popularity-100"  # how negatives are drawn, and how many a target
     max_history: int | None = None  # items of a history that count, the last ones; None: all
+    min_history: int = 0  # so many items come before a target, where the split is by users
     rebuilt_from: str = ""  # a source that will do where the data set's own files are not at hand
 
 # %% ../../nbs/1_data/12_registry.ipynb #d003
@@ -59,6 +60,7 @@ def _recipes() -> dict[str, Recipe]:
             split="users",
             candidates="uniform-20",
             max_history=LLARA_HISTORY,
+            min_history=LLARA_LEAST,
             rebuilt_from="ml-100k" if name == "llara-movielens" else "",
         )
     return recipes

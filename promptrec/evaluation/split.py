@@ -89,6 +89,7 @@ class Split:
     valid: np.ndarray  # rows of the data set that are validation targets, at most one a user, int64
     test: np.ndarray  # and test targets
     max_history: int | None = None  # how many of the latest items a model may see; None: all
+    min_history: int = 0  # so many items must come before a target where there is a `max_history`
     # items that a user touched before a target: 'mask' ranks none but the target itself, 'keep'
     # ranks them like all others, 'drop' is 'mask' on data without repeats (`keep_first`)
     repeats: str = "mask"
@@ -149,6 +150,7 @@ class Split:
     def hash(self) -> str:
         "SHA-256 of the data and of the split; of the times too where it is made by them."
         rule = str(self.max_history) + ("" if self.repeats == "mask" else self.repeats)
+        rule += f" min {self.min_history}" if self.min_history else ""
         times = [self.dataset.timestamp] if self.name.startswith("time") else []
         return sha256(self.dataset.hash, self.train_end, self.valid, self.test, rule, *times)
 
@@ -167,21 +169,25 @@ def leave_one_out(ds: Dataset) -> Split:
     return Split(ds, "leave-one-out", n - 2, last - 1, last)
 
 # %% ../../nbs/2_evaluation/01_split.ipynb #c018
-def by_users(ds: Dataset, max_history: int | None = None, seed: int = 0) -> Split:
-    """Users 8:1:1, as `ds.parts` says or drawn by `seed`; raises `PromptrecError` if a validation
-    or test user has fewer than two interactions.
+def by_users(
+    ds: Dataset, max_history: int | None = None, seed: int = 0, min_history: int = 0
+) -> Split:
+    """Users 8:1:1, as `ds.parts` says or drawn by `seed`. A target with fewer than `min_history`
+    items before it is left out; without that bound, `PromptrecError` is raised if a validation or
+    test user has fewer than two interactions.
     """
     n = np.diff(ds.offsets)
     part = rng(seed).permutation(split_8_1_1(ds.n_users)) if ds.parts is None else ds.parts
     too_short = (part > 0) & (n < 2)
-    if too_short.any():
+    if too_short.any() and not min_history:
         raise PromptrecError(
             f"{ds.name}: user {ds.users[too_short.argmax()]} has one interaction, so there is "
             "nothing before the last one: apply keep_users(ds, 2) first."
         )
     last = ds.offsets[1:] - 1
     train_end = np.where(part == 0, n, 0)
-    return Split(ds, "users", train_end, last[part == 1], last[part == 2], max_history)
+    valid, test = (last[(part == k) & (n > min_history)] for k in (1, 2))
+    return Split(ds, "users", train_end, valid, test, max_history, min_history)
 
 # %% ../../nbs/2_evaluation/01_split.ipynb #c022
 def by_time(ds: Dataset, t1: float | None = None, t2: float | None = None) -> Split:
