@@ -123,16 +123,19 @@ def test_trained_models_are_asked_again(llm, films, tmp_path):
         "as it is",
         "random order",
         "no history",
-        "no words",
+        "candidates shuffled",
         "titles alone",
-        "noise for a token",
+        "noise for tokens",
+        "no words",
+        "another user's token",
+        "the target's own token",
     ]
     assert all(len(x) == 4 for x in hit.values())
     assert compare_probes(hit).loc["as it is", "difference"] == 0
     # the probes leave the model as it was
     assert "tokens" not in vars(net) and model.prompts.behaviour == "sequence"
     again = probe_hits(model, h, items)
-    assert np.array_equal(again["noise for a token"], hit["noise for a token"])
+    assert np.array_equal(again["noise for tokens"], hit["noise for tokens"])
     curve = noise_curve({"sbtrec": model}, h, items, shares=(0, 0.5), draws=2)
     assert curve["hit@1"].iloc[0] == hit["as it is"].mean() and len(curve) == 3
     assert planted_cases({"sbtrec": model}, h, items)["kept"].between(0, 1).all()

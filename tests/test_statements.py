@@ -12,6 +12,7 @@ from transformers import (
     MPNetModel,
 )
 
+from promptrec.core import PromptrecError
 from promptrec.experiments.parameters import configure
 from promptrec.experiments.records import read_record
 from promptrec.experiments.run import execute, prepare, restore, train
@@ -52,7 +53,7 @@ def test_a_record_has_probes_and_a_restored_model_its_scores(own, tmp_path):
         *("random routing", "last item alone", "shuffled", "mixed ratings"),
     ]
     for found in probes.values():
-        assert set(found) == {"sampled", "full"}
+        assert set(found) == {"score", "full"} and list(found["score"]) == ["hit@1"]
         for metric in found["full"].values():
             assert metric["low"] <= metric["value"] <= metric["high"]
     histories = data.split.histories("test")
@@ -92,3 +93,20 @@ def test_encoders_of_the_bert_family_train(name, reading, own, tmp_path):
     together = model.score(histories)
     alone = np.concatenate([model.score(histories[[b]]) for b in range(4)])
     np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+def test_titles_can_start_with_a_teachers_vectors(own, tmp_path):
+    taught = small_run(own, tmp_path, epochs=1, teacher="sasrec")
+    data = prepare(taught)
+    with pytest.raises(PromptrecError, match="teacher=sasrec must be trained first"):
+        train(taught, data)
+    asked = {"dataset": str(own), "candidates": "uniform-5", "out_dir": str(tmp_path)}
+    execute(configure(model="sasrec", preset="tiny", **asked), data)
+    execute(configure(model="popularity", preset="tiny", **asked), data)
+    record = execute(taught, data).record
+    assert record["config"]["settings"]["teacher"] == "sasrec"
+    alone = execute(small_run(own, tmp_path, epochs=1), data).record
+    assert "teacher" not in alone["config"]["settings"]
+    assert record["curves"][0]["loss"] != alone["curves"][0]["loss"]
+    with pytest.raises(PromptrecError, match="popularity has no vectors of items"):
+        train(small_run(own, tmp_path, epochs=1, teacher="popularity"), data)

@@ -108,11 +108,19 @@ class SasRecNet(SequenceNet):
         return self.items.loss(h, batch, self.s.loss, self.s.t), {}
 
 # %% ../../nbs/5_baselines/06_sasrec.ipynb #c010
+# where histories are limited, as in paper B, the size of its encoder, which is LLaRA's
+_OF_PAPER_B = {"max_items": 10, "d": 64, "blocks": 1, "heads": 1, "dropout": 0.1}
+
+
 class SasRec(SequenceRecommender):
     "SASRec behind the `Recommender` protocol."
 
     settings_class: ClassVar[type] = SasRecSettings
     variants: ClassVar[dict] = {"sasrec": {}}
+    prefix_presets: ClassVar[dict] = {
+        "paper": _OF_PAPER_B,
+        "quick": {**SequenceRecommender.prefix_presets["quick"], **_OF_PAPER_B},
+    }
 
     def __init__(
         self,

@@ -205,6 +205,11 @@ class SequenceRecommender(Recommender):
             out[which] = state.float().cpu().numpy()
         return out
 
+    @torch.no_grad()
+    def item_vectors(self) -> np.ndarray:
+        "The embeddings of all items [V, d], float32."
+        return self.net.items.weight[: self.dataset.n_items].float().cpu().numpy()
+
     @torch.inference_mode()
     def score(self, histories: Histories, candidates: np.ndarray | None = None) -> np.ndarray:
         "Scores of all items [B, V], or of `candidates` [B, C], float32."

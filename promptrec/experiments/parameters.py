@@ -46,6 +46,7 @@ LATER = {
     "reading": "tokens",
     "text_titles": False,
     "mlm_head": False,
+    "teacher": None,
     "reliability": False,
     "fields": "title,genre,rating",
     "max_statements": 200,

@@ -99,6 +99,11 @@ def models_of(model: type) -> dict[str, Model]:
         each = getattr(model, "prefix_presets", {})
         if name not in getattr(model, "untrained", ()):
             presets = _with_best(getattr(model, "presets", None))
+        if presets:  # what makes a variant holds at every preset
+            presets = {
+                preset: values | {k: v for k, v in changes.items() if k in values}
+                for preset, values in presets.items()
+            }
         rows[name] = Model(
             build=build,
             settings=settings,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Prepared', 'split_of', 'prepare', 'few_candidates', 'validation', 'about_targets', 'evaluate_run', 'build',
-           'fingerprint', 'train', 'Result', 'check_record_of', 'check_output', 'metrics_by_protocol',
+           'fingerprint', 'teacher_of', 'train', 'Result', 'check_record_of', 'check_output', 'metrics_by_protocol',
            'describe_repeats', 'run_probes', 'model_notes', 'describe_run', 'execute', 'finished_runs', 'restore',
            'parse_arguments', 'main']
 
@@ -31,14 +31,20 @@ from promptrec.core import (
 )
 from ..data.dataset import Dataset
 from ..data.filters import keep_first
-from ..data.registry import load_dataset
+from ..data.registry import dataset_name, load_dataset, recipe_of
 from ..evaluation.candidates import Candidates, draw_candidates, save_candidates
 from ..evaluation.choice import GenerativeRecommender, choice_metrics, evaluate_answers
 from ..evaluation.metrics import evaluate, metrics, progress_stream
 from ..evaluation.recommender import Recommender
-from ..evaluation.split import SPLITS, Histories, Split
+from ..evaluation.split import SPLITS, Split
 from ..evaluation.stats import bootstrap, compare
-from .parameters import PRETRAINED, Run, configure, without_folders
+from promptrec.experiments.parameters import (
+    PRETRAINED,
+    Run,
+    configure,
+    same_protocol,
+    without_folders,
+)
 from promptrec.experiments.records import (
     code_hash,
     git_state,
@@ -66,8 +72,11 @@ def split_of(run: Run) -> Split:
     dataset = load_dataset(run.dataset, run.data_dir, run.words)
     if run.repeats == "drop":
         dataset = keep_first(dataset)
-    times = {"t1": run.t1, "t2": run.t2} if run.split == "time" else {}
-    split = SPLITS[run.split](dataset, **times)
+    more: dict[str, Any] = {"t1": run.t1, "t2": run.t2} if run.split == "time" else {}
+    least = recipe_of(dataset_name(run.dataset)).min_history
+    if run.split == "users" and least:
+        more["min_history"] = least
+    split = SPLITS[run.split](dataset, **more)
     return replace(split, max_history=run.max_history, repeats=run.repeats)
 
 
@@ -157,6 +166,7 @@ def fingerprint(run: Run, data: Prepared, model: Recommender) -> dict[str, Any]:
         "settings": sha256(json.dumps(run.config, sort_keys=True)),
         "data": data.split.hash,
         "pre-trained weights": getattr(model, "base_weights", None),
+        "teacher": getattr(model, "taught_by", None),
         "code": code_hash(),
         "packages": sha256(json.dumps(package_versions(), sort_keys=True)),
         "device": here.device.type,
@@ -165,6 +175,20 @@ def fingerprint(run: Run, data: Prepared, model: Recommender) -> dict[str, Any]:
     }
 
 # %% ../../nbs/7_experiments/04_run.ipynb #927379b3
+def teacher_of(run: Run, data: Prepared) -> Any:
+    """The trained `teacher` of a run: that model's own run in `out_dir`, on the same data, at the
+    same preset and seed. Raises where it is not there, or has no vectors of items.
+    """
+    own = same_protocol(run, run.settings.teacher)
+    try:
+        model = restore(own, data)
+    except PromptrecError as e:
+        raise PromptrecError(f"teacher={own.model} must be trained first. {e}") from None
+    if not hasattr(model, "item_vectors"):
+        raise PromptrecError(f"teacher={own.model} has no vectors of items: use sasrec or gru4rec.")
+    return model
+
+
 def train(
     run: Run, data: Prepared, progress: bool = False
 ) -> tuple[Recommender, pd.DataFrame, float]:
@@ -175,6 +199,8 @@ def train(
     seed_everything(run.seed)
     model = build(run, data)
     check_record_of(run, model)
+    if getattr(run.settings, "teacher", None):
+        model.learn_from(teacher_of(run, data).item_vectors(), run.seed)
     loop = None
     if run.loop:
         loop = Loop(run.loop, run.folder, run.resume, fingerprint(run, data, model), progress)
@@ -265,13 +291,8 @@ def _parameter_counts(model: Recommender) -> dict[str, int]:
 class _Probed:
     "What `evaluate` needs of a model, which scores as one of its probes does."
 
-    def __init__(self, model: Recommender, score: Callable[[Histories], np.ndarray]) -> None:
-        self.dataset, self._score = model.dataset, score
-
-    def score(self, histories: Histories, candidates: np.ndarray | None = None) -> np.ndarray:
-        "Scores of all items [B, V], or of candidates [B, C]."
-        scores = self._score(histories)
-        return scores if candidates is None else np.take_along_axis(scores, candidates, 1)
+    def __init__(self, model: Recommender, score: Callable[..., np.ndarray]) -> None:
+        self.dataset, self.score = model.dataset, score
 
 
 def run_probes(
@@ -284,6 +305,7 @@ def run_probes(
     if len(ranks) < 2 or not hasattr(model, "probes"):  # one user has no interval
         return {}
     kinds = [kind for kind in ("sampled", "full") if kind in ranks]
+    few = few_candidates(data)  # among which HitRatio@1 counts
     found: dict[str, dict] = {}
     for name, score in model.probes().items():
         probed = cast(Recommender, _Probed(model, score))
@@ -291,9 +313,12 @@ def run_probes(
         changed = evaluate(probed, data.split, "test", candidates, "full" in kinds)
         found[name] = {}
         for kind in kinds:
-            table = compare(changed[kind], ranks[kind], ("recall@10", "ndcg@10"), 2000)
-            table = table.rename(columns={"difference": "value"})[["value", "low", "high"]]
-            found[name][kind] = table.to_dict("index")
+            choice = few and kind == "sampled"
+            metrics = ("recall@1",) if choice else ("recall@10", "ndcg@10")
+            table = compare(changed[kind], ranks[kind], metrics, 2000)
+            table = table.rename(columns={"difference": "value"}, index={"recall@1": "hit@1"})
+            table = table[["value", "low", "high"]]
+            found[name]["score" if choice else kind] = table.to_dict("index")
     return found
 
 

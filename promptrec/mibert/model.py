@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..core import PromptrecError, check_minimum, check_name, offsets_of, rng
+from ..core import PromptrecError, check_minimum, check_name, offsets_of, rng, sha256
 from ..data.dataset import Dataset
 from ..evaluation.recommender import Recommender, load_model, save_model, weights_hash
 from promptrec.evaluation.split import (
@@ -50,7 +50,7 @@ from promptrec.mibert.prompts import (
     window_starts,
 )
 from .statements import StatementBatches, StatementReader, Statements, parse_fields
-from .titles import TextTitles, TitleTable, mean_of_words
+from .titles import TextTitles, TitleTable, mean_of_words, projected
 from ..training.batches import padded
 from ..training.kernels import UsedRows, rounded_length
 from promptrec.training.loop import (
@@ -120,6 +120,7 @@ class MiBertSettings:
     mlm_head: bool = False  # the backbone's masked-language-model head before titles
     cloze: float = 0.0  # share of a training history's titles that are hidden and asked for
     title_lr: float | None = None  # learning rate of titles; None: that of everything else
+    teacher: str | None = None  # trained model, such as sasrec, whose vectors titles start with
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "layers max_tokens windows stride experts top_k window neighbours")
@@ -525,6 +526,13 @@ class MiBert(Recommender):
         if settings.mlm_head:
             self.net.head = load_head(settings.backbone, data_dir)
 
+    def learn_from(self, vectors: np.ndarray, seed: int) -> None:
+        "Let titles start with the item vectors [V, k] of a teacher, projected by `seed`."
+        self.taught_by = sha256(vectors)
+        titles = self.net.titles
+        start = titles.weight.detach()
+        titles.add(projected(torch.from_numpy(vectors).to(start), start, seed))
+
     def groups(self, lr: float, weight_decay: float) -> list[dict]:
         "AdamW's parameter groups: no decay on biases and norms, titles at `title_lr` if it is set."
         named = self.net.named_parameters()
@@ -604,16 +612,16 @@ class MiBert(Recommender):
         "Read the weights that `save` wrote for the same data; raises otherwise."
         load_model(folder, self)
 
-    def probes(self) -> dict[str, Callable[[Histories], np.ndarray]]:
-        """Functions from histories to scores of all items [B, V], each with something taken away:
-        a branch, the routing, or what a history says.
+    def probes(self) -> dict[str, Callable[..., np.ndarray]]:
+        """Functions that score as `score` does, each with something taken away: a branch, the
+        routing, or what a history says.
         """
         net, found = self.net, {}
 
         def inside(context: Callable[[], AbstractContextManager]) -> Callable:
-            def scores(histories: Histories) -> np.ndarray:
+            def scores(h: Histories, candidates: np.ndarray | None = None) -> np.ndarray:
                 with context():
-                    return self.score(histories)
+                    return self.score(h, candidates)
 
             return scores
 
@@ -624,7 +632,7 @@ class MiBert(Recommender):
         if net.moe is not None:
             found["random routing"] = inside(partial(random_routing, net.moe))
         return found | {
-            "last item alone": lambda h: self.score(h.last(1)),
-            "shuffled": lambda h: self.score(in_random_order(h)),
-            "mixed ratings": lambda h: self.score(with_mixed_ratings(h)),
+            "last item alone": lambda h, c=None: self.score(h.last(1), c),
+            "shuffled": lambda h, c=None: self.score(in_random_order(h), c),
+            "mixed ratings": lambda h, c=None: self.score(with_mixed_ratings(h), c),
         }

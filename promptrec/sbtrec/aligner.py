@@ -6,6 +6,8 @@
 __all__ = ['Aligner', 'modality_gap']
 
 # %% ../../nbs/6_sbtrec/02_aligner.ipynb #c002
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -42,6 +44,31 @@ class Aligner(nn.Module):
             )
         self.align.weight.mul_(scale)
         self.align.bias.mul_(scale)
+
+    @torch.no_grad()
+    def start_at(self, e: torch.Tensor, targets: torch.Tensor, ridge: float = 0.1) -> None:
+        """Begin as the linear map that brings vectors `e` [V, d] closest to `targets` [V, width],
+        by least squares with a penalty of `ridge` times the vectors' mean square. Raises where the
+        first layer has less than twice `d` units.
+        """
+        d, width = e.shape[1], self.align.in_features
+        e, targets = e.double(), targets.double()
+        penalty = ridge * e.square().sum() / d * torch.eye(d, dtype=e.dtype, device=e.device)
+        M = torch.linalg.solve(e.T @ e + penalty, e.T @ targets).T.float()  # [width, d]
+        self.align.bias.zero_()
+        if isinstance(self.extract, nn.Identity):
+            self.align.weight.copy_(M)
+            return
+        if width < 2 * d:
+            raise PromptrecError(
+                f"Vectors of size {d} need a language model at least {2 * d} wide for this start, "
+                f"not {width}: use start='random', or a smaller d."
+            )
+        first = cast(nn.Linear, cast(nn.Sequential, self.extract)[0])
+        identity = torch.eye(d, device=M.device)
+        first.weight[: 2 * d] = torch.cat([identity, -identity])
+        first.bias[: 2 * d] = 0
+        self.align.weight.zero_()[:, : 2 * d] = torch.cat([M, -M], 1)
 
 # %% ../../nbs/6_sbtrec/02_aligner.ipynb #c014
 def _same_number(

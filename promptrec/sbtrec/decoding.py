@@ -67,14 +67,12 @@ def score_titles(
     length**`length_penalty`: float32 [B, C].
     """
     position = (mask.cumsum(1) - 1).clamp(min=0)
-    prompt = model(
-        inputs_embeds=embeds,
-        attention_mask=mask.long(),
-        position_ids=position,
-        use_cache=True,
-        logits_to_keep=1,
+    prompt = model.base_model(
+        inputs_embeds=embeds, attention_mask=mask.long(), position_ids=position, use_cache=True
     )
-    score = prompt.logits[:, -1].float().log_softmax(-1).gather(1, titles[..., 0])
+    # of a matrix of states: of [B, 1, D] PyTorch would copy the head B times
+    first = model.get_output_embeddings()(prompt.last_hidden_state[:, -1])
+    score = first.float().log_softmax(-1).gather(1, titles[..., 0])
     length = (titles >= 0).sum(2) ** length_penalty
     present, packed = _pack(titles)
     if not present.any():
