@@ -200,7 +200,7 @@ def train(
     model = build(run, data)
     check_record_of(run, model)
     if getattr(run.settings, "teacher", None):
-        model.learn_from(teacher_of(run, data).item_vectors(), run.seed)
+        cast(Any, model).learn_from(teacher_of(run, data).item_vectors(), run.seed)
     loop = None
     if run.loop:
         loop = Loop(run.loop, run.folder, run.resume, fingerprint(run, data, model), progress)

@@ -52,7 +52,7 @@ class TitleTable(nn.Module):
     def add(self, vectors: torch.Tensor) -> None:
         "Add `vectors` [V, d] to where the embeddings start."
         with torch.no_grad():
-            self.weight += vectors
+            self.weight.add_(vectors)
 
     def start_bias(self, popularity: np.ndarray) -> None:
         "Set the bias to the log of how often each title occurs in training, `popularity` [V]."
@@ -94,7 +94,7 @@ class TextTitles(TitleTable):
     def add(self, vectors: torch.Tensor) -> None:
         "Add `vectors` [V, d] to the titles' own parts: the map reads words alone."
         with torch.no_grad():
-            self.own += vectors
+            self.own.add_(vectors)
 
     def leave_out(self, unseen: np.ndarray) -> None:
         "Leave titles `unseen` [V] in training out of the loss."

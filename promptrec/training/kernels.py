@@ -354,9 +354,9 @@ def _tiled_forward(
     L = query.shape[2]
     if is_causal is None:
         is_causal = getattr(module, "is_causal", False)
-    given_bias = attention_mask is not None and attention_mask.ndim == 4
+    bias = attention_mask if attention_mask is not None and attention_mask.ndim == 4 else None
     plain = not torch.is_grad_enabled() or key.shape[2] != L
-    if plain or (given_bias and attention_mask.dtype == torch.bool):
+    if plain or (bias is not None and bias.dtype == torch.bool):
         if is_causal and attention_mask is not None and key.shape[2] == L:
             # sdpa would take the mask alone: what it hides of the past, hide of the future too
             shown = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
@@ -364,8 +364,8 @@ def _tiled_forward(
         sdpa = AttentionInterface()["sdpa"]
         given |= {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
         return sdpa(module, query, key, value, attention_mask, **given)
-    if given_bias:  # of who calls the model
-        out = attention(query, key, value, None, is_causal, dropout, scaling, attention_mask)
+    if bias is not None:  # of who calls the model
+        out = attention(query, key, value, None, is_causal, dropout, scaling, bias)
         return out.transpose(1, 2).contiguous(), None
     lengths = None if attention_mask is None else attention_mask.sum(1)
     if sliding_window and L > sliding_window:
