@@ -67,7 +67,7 @@ def score_titles(
     length**`length_penalty`: float32 [B, C].
     """
     position = (mask.cumsum(1) - 1).clamp(min=0)
-    prompt = model.base_model(
+    prompt = model.get_decoder()(
         inputs_embeds=embeds, attention_mask=mask.long(), position_ids=position, use_cache=True
     )
     # of a matrix of states: of [B, 1, D] PyTorch would copy the head B times
