@@ -224,7 +224,7 @@ def old_argsort(values: np.ndarray) -> np.ndarray:
             order[j] = number
     return np.array(order, np.int64)
 
-
+# %% ../../nbs/1_data/09_llara.ipynb #rm000001
 def rebuild_movielens(data_dir: str | Path | None = None) -> Dataset:
     """MovieLens 100K in LLaRA's protocol: ratings of at least 3 in LLaRA's order, users' `parts` by
     the time of their first.

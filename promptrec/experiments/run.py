@@ -321,7 +321,7 @@ def run_probes(
             found[name]["score" if choice else kind] = table.to_dict("index")
     return found
 
-
+# %% ../../nbs/7_experiments/04_run.ipynb #mn000001
 def model_notes(model: Recommender) -> dict[str, int]:
     "What a model's prompts made of the texts, and how often; other models have no such `notes`."
     notes = getattr(model, "notes", None)

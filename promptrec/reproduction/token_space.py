@@ -17,7 +17,7 @@ from ..core import PromptrecError, rng
 from ..data.dataset import Dataset
 from ..evaluation.split import Histories, histories_at
 from ..sbtrec.aligner import modality_gap
-from ..sbtrec.model import SbtRec, behaviour_parts, quantised, start_behaviour_parts
+from ..sbtrec.model import SbtRec, behaviour_parts, quantised
 
 # %% ../../nbs/8_reproduction/08_token_space.ipynb #c005
 def sample_interactions(
@@ -76,7 +76,7 @@ def tokens_before_training(
     if quantizer is not None:
         quantizer = quantizer.to(words.device)
     aligner = aligner.to(words.device)
-    start_behaviour_parts(quantizer, aligner, words, model.states(h), seed)
+    model.start(quantizer, aligner, model.states(h), seed)
     tokens = aligner(quantised(quantizer, model.states(h, items)))
     return tokens.float().cpu(), title_vectors(model, items).float().cpu()
 

@@ -6,7 +6,8 @@
 __all__ = ['TRAINING_STAGES', 'STARTS', 'SbtRecSettings', 'with_lora', 'own_precision', 'behaviour_parts', 'quantised',
            'start_behaviour_parts', 'own_users', 'SbtNet', 'hybrid_batch', 'with_states', 'uses_behaviour_token',
            'shared_lists', 'PromptBatches', 'train_encoder', 'sbt_parameter_groups', 'used_codes', 'prompt_rows',
-           'embedded_prompts', 'validation_loss', 'with_noise_tokens', 'without_tokens', 'SbtRec']
+           'title_words', 'embedded_prompts', 'validation_loss', 'with_noise_tokens', 'without_tokens', 'probes_of',
+           'SbtRec']
 
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c002
 import warnings
@@ -196,7 +197,7 @@ def own_users(x: dict[str, torch.Tensor], embeds: torch.Tensor) -> dict[str, tor
     bias = bias.masked_fill(~seen, torch.finfo(embeds.dtype).min)[:, None]
     return {"attention_mask": bias, "position_ids": x["position"]}
 
-
+# %% ../../nbs/6_sbtrec/06_model.ipynb #sn000001
 class SbtNet(nn.Module):
     """Paper B, section 3: a causal language model with LoRA adapters and, where prompts have
     behaviour tokens, a SASRec `encoder`, a quantizer and an aligner. Language model and encoder are
@@ -366,7 +367,7 @@ def shared_lists(candidates: np.ndarray, users: int) -> np.ndarray:
     ]
     return np.array(lists, candidates.dtype)
 
-
+# %% ../../nbs/6_sbtrec/06_model.ipynb #pt000001
 class PromptBatches:
     """Training prompts with answers, for `Loop`. Example `i` is one interaction of a training user;
     `i + len(self)` is the same one as text alone, without behaviour token.
@@ -525,6 +526,15 @@ def prompt_rows(
             x["state"] = states[torch.from_numpy(rows)]
         yield rows, {name: tensor.to(device) for name, tensor in x.items()}
 
+# %% ../../nbs/6_sbtrec/06_model.ipynb #tw000001
+@torch.no_grad()
+def title_words(net: SbtNet, prompts: HybridPrompts, items: np.ndarray) -> torch.Tensor:
+    "The mean word embedding of the title of each of `items` [n, D], float32."
+    tokens = prompts.titles(items).to(net.words.weight.device)
+    is_word = (tokens >= 0) & (tokens != prompts.ends[0])
+    words = net.words(tokens.clamp(min=0)).float() * is_word[..., None]
+    return words.sum(1) / is_word.sum(1, keepdim=True)
+
 # %% ../../nbs/6_sbtrec/06_model.ipynb #d8e98f44
 def embedded_prompts(
     net: SbtNet,
@@ -651,6 +661,37 @@ def without_tokens(model: "SbtRec") -> Iterator["SbtRec"]:
     finally:
         model.prompts = own
 
+# %% ../../nbs/6_sbtrec/06_model.ipynb #pb000003
+def probes_of(model: "SbtRec") -> dict[str, Callable[[Histories, np.ndarray], np.ndarray]]:
+    """Functions from histories and candidates [B, C], the target in column 0, to scores [B, C],
+    each with something left out or exchanged: those of the table above that `model` has.
+    """
+
+    def without(h: Histories, c: np.ndarray) -> np.ndarray:
+        with without_tokens(model):
+            return model.score(h, c)
+
+    def noise(h: Histories, c: np.ndarray) -> np.ndarray:
+        with with_noise_tokens(model, h):
+            return model.score(h, c)
+
+    kind = model.settings.behaviour
+    of_sequence = kind in ("sequence", "both")
+    nothing = without if of_sequence else model.score  # no state of an empty sequence
+    found: dict[str, Callable[[Histories, np.ndarray], np.ndarray]] = {
+        "random order": lambda h, c: model.score(in_random_order(h), c),
+        "no history": lambda h, c: nothing(h.last(0), c),
+        "candidates shuffled": lambda h, c: model.score(h, c, order=1),
+    }
+    if kind != "none":
+        found |= {"titles alone": without, "noise for tokens": noise}
+    if of_sequence and model.settings.history_words:
+        found["no words"] = lambda h, c: model.score(h.last(0), c, model.states(h))
+    if of_sequence:
+        found["another user's token"] = lambda h, c: model.score(h, c, model.states(h).roll(1, 0))
+        found["the target's own token"] = lambda h, c: model.score(h, c, model.item_states(c[:, 0]))
+    return found
+
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c031
 class SbtRec(Recommender):
     """SBT-Rec, its ablations, LLaRA, TALLRec and the untrained language model. `prompts` are those
@@ -704,9 +745,9 @@ class SbtRec(Recommender):
     @torch.no_grad()
     def item_states(self, items: np.ndarray) -> torch.Tensor:
         "The encoder's embeddings of `items` [n, d]."
-        assert self.net.encoder is not None
-        table = self.net.encoder.items.weight
-        return table[torch.from_numpy(items).long().to(table.device)]
+        assert self.encoder is not None
+        found = torch.from_numpy(self.encoder.item_vectors()[items])
+        return found.to(self.net.words.weight.device)
 
     def fit(
         self,
@@ -732,23 +773,21 @@ class SbtRec(Recommender):
             # a checkpoint belongs to the encoder whose states its codebooks began from
             loop.fingerprint |= {"encoder": sha256(*(w.cpu().numpy() for w in weights))}
             z = self.states(batches.histories(np.arange(len(batches))))
-            words = self.net.words.weight
-            named = self._named_items() if self.settings.start == "text" else None
-            start_behaviour_parts(self.net.quantizer, aligner, words, z, s.seed, named)
+            self.start(self.net.quantizer, aligner, z, s.seed)
             z = z.cpu()
         checks = None if validate is None else self._checks(split, validate, z, s.precision)
         groups = sbt_parameter_groups(self.net, s.lr, s.weight_decay)
         return loop.run(self.net, batches, groups, checks, batches.keep_from)
 
-    @torch.no_grad()
-    def _named_items(self) -> tuple[torch.Tensor, torch.Tensor]:
-        "The encoder's vectors of all items [V, d], and the mean word embeddings of titles [V, D]."
-        every = np.arange(self.dataset.n_items)
-        tokens = self.prompts.titles(every).to(self.net.words.weight.device)
-        is_word = (tokens >= 0) & (tokens != self.prompts.ends[0])
-        words = self.net.words(tokens.clamp(min=0)).float() * is_word[..., None]
-        titles = words.sum(1) / is_word.sum(1, keepdim=True)
-        return self.item_states(every), titles
+    def start(
+        self, quantizer: ResidualQuantizer | None, aligner: Aligner, z: torch.Tensor, seed: int
+    ) -> None:
+        "Start codebooks, if any, and aligner, as the settings say, from states [N, d]."
+        named = None
+        if self.settings.start == "text":
+            every = np.arange(self.dataset.n_items)
+            named = self.item_states(every), title_words(self.net, self.prompts, every)
+        start_behaviour_parts(quantizer, aligner, self.net.words.weight, z, seed, named)
 
     def _checks(
         self, split: Split, validate: Callable[[], dict], z: torch.Tensor | None, precision: str
@@ -814,36 +853,8 @@ class SbtRec(Recommender):
         return out
 
     def probes(self) -> dict[str, Callable[[Histories, np.ndarray], np.ndarray]]:
-        """Functions from histories and candidates [B, C], the target in column 0, to scores [B, C],
-        each with something left out or exchanged: those of the table above that the model has.
-        """
-
-        def without(h: Histories, c: np.ndarray) -> np.ndarray:
-            with without_tokens(self):
-                return self.score(h, c)
-
-        def noise(h: Histories, c: np.ndarray) -> np.ndarray:
-            with with_noise_tokens(self, h):
-                return self.score(h, c)
-
-        kind = self.settings.behaviour
-        of_sequence = kind in ("sequence", "both")
-        nothing = without if of_sequence else self.score  # no state of an empty sequence
-        found: dict[str, Callable[[Histories, np.ndarray], np.ndarray]] = {
-            "random order": lambda h, c: self.score(in_random_order(h), c),
-            "no history": lambda h, c: nothing(h.last(0), c),
-            "candidates shuffled": lambda h, c: self.score(h, c, order=1),
-        }
-        if kind != "none":
-            found |= {"titles alone": without, "noise for tokens": noise}
-        if of_sequence and self.settings.history_words:
-            found["no words"] = lambda h, c: self.score(h.last(0), c, self.states(h))
-        if of_sequence:
-            found["another user's token"] = lambda h, c: self.score(h, c, self.states(h).roll(1, 0))
-            found["the target's own token"] = lambda h, c: self.score(
-                h, c, self.item_states(c[:, 0])
-            )
-        return found
+        "See `probes_of`."
+        return probes_of(self)
 
     def save(self, folder: Path) -> None:
         "Write adapters, encoder, codebooks and aligner into `folder`."

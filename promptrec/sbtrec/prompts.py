@@ -352,7 +352,7 @@ def _items_of_marks(p: HybridPrompts, piece: np.ndarray) -> np.ndarray:
         marked |= piece == (p.token if p.place == "last" else p.bridge)
     return np.where(piece < listed, piece % p.n_items, -1)[marked]
 
-
+# %% ../../nbs/6_sbtrec/04_prompts.ipynb #bp000001
 def batch_prompts(
     p: HybridPrompts,
     h: Histories,
@@ -423,16 +423,16 @@ def shared_prompts(
     i = np.arange(rounded_length(int(n.sum(1).max())))
     mask = i < n.sum(1, keepdims=True)
 
-    def by_token(common_value: int, own_values: np.ndarray, fill: int = 0) -> np.ndarray:
-        "For each token [G, T]: its piece's value, of all common ones or of the own ones [G, 2u]."
-        values = np.full(piece.shape, common_value)
+    def by_token(own_values: np.ndarray, fill: int = 0) -> np.ndarray:
+        "For each token [G, T]: the value of its piece, `own_values` [G, 2u], and 0 of common ones."
+        values = np.zeros_like(piece)
         values[:, common.shape[1] :] = own_values
         out = np.full(mask.shape, fill)
         out[mask] = np.repeat(values.ravel(), n.ravel())
         return out
 
     first = begin[:, common.shape[1] :: 2]  # of each user [G, u]
-    is_answer = by_token(0, np.arange(2 * u) % 2) == 1
+    is_answer = by_token(np.arange(2 * u) % 2) == 1
     ids = np.full(mask.shape, p.pad_id)
     ids[mask] = p.tokens[ragged_arange(p.offsets[piece.ravel()], p.offsets[piece.ravel() + 1])]
     marks = ids == -1
@@ -442,8 +442,8 @@ def shared_prompts(
         "marks": marks,
         "items": _items_of_marks(p, piece.ravel()),
         "labels": np.where(is_answer, ids, -100),
-        "owner": by_token(0, np.arange(2 * u) // 2 + 1, -1),
-        "position": i - by_token(0, np.repeat(first - first[:, :1], 2, 1)),
+        "owner": by_token(np.arange(2 * u) // 2 + 1, -1),
+        "position": i - by_token(np.repeat(first - first[:, :1], 2, 1)),
     }
     return {name: torch.from_numpy(array) for name, array in out.items()}
 
