@@ -23,6 +23,9 @@ from promptrec.data.download import locate, sources_at_hand
 from promptrec.data.llara import LLARA_RELEASES, read_llara, rebuild_movielens
 from promptrec.data.movielens import read_movielens
 from promptrec.data.safe_pickle import read_pickled_frame
+from promptrec.experiments.parameters import configure
+from promptrec.experiments.run import execute, prepare
+from promptrec.training.batches import SequenceBatches
 
 REAL = os.environ.get("PROMPTREC_DATA")
 real = pytest.mark.skipif(
@@ -545,6 +548,27 @@ def test_llara_round_trip(tmp_path_factory, given):
 
 TITLES_20 = [f"Title {i}" for i in range(20)]
 PARTS = [[[3, 1, 2], [*range(5, 20), 5, 0]], [[0, 3]], [[*range(8, 19)]]]
+
+
+def test_steam_leaves_out_short_windows_and_an_empty_history(tmp_path):
+    g = np.random.default_rng(0)
+    walks = [g.permutation(20)[:n].tolist() for n in (8, 9, 12, 2)]
+    parts = [walks, [g.permutation(20)[:6].tolist(), [4]], [[7], [1, 2, 3], [5, 6, 7, 8]]]
+    release(tmp_path, "llara-steam", parts, TITLES_20)
+    run = configure(
+        dataset="llara-steam",
+        model="itemknn",
+        candidates="uniform-4",
+        data_dir=str(tmp_path),
+        out_dir=str(tmp_path / "runs"),
+    )
+    split = prepare(run).split
+    # a target needs three items before it: of the test users, only the last has them
+    assert (len(split.valid), len(split.test)) == (1, 1)
+    assert split.histories("test").item.tolist() == [5, 6, 7]
+    examples = SequenceBatches(split, 10, 32, 0, each=True)
+    assert len(examples) == sum(max(0, len(walk) - 3) for walk in walks)
+    assert len(execute(run, prepare(run)).ranks) == 1
 
 
 @pytest.mark.parametrize("scalars", [np.int64, np.int32, np.uint8])
