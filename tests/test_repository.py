@@ -54,7 +54,7 @@ def test_environment_reads_the_pins_and_they_are_installed(root):
 
 def test_every_package_of_settings_is_pinned(root):
     settings = (root / "settings.ini").read_text()
-    named = " ".join(re.findall(r"^(?:dev_)?requirements = (.*)$", settings, re.M)).split()
+    named = " ".join(re.findall(r"^(?:\w+_)?requirements = (.*)$", settings, re.M)).split()
     assert {re.split(r"[<>=]", n)[0] for n in named} == set(pins(root))
 
 
@@ -94,9 +94,11 @@ def test_docstring_and_body_stand_on_their_own_lines(root):
 
 
 def chapter_of(path):
-    "The number of the chapter whose notebook exports a module; None for what is written by hand."
-    edited = re.search(r"File to edit: (?:\.\./)+nbs/(\d)_", path.read_text())
-    return int(edited.group(1)) if edited else None
+    """Where the chapter whose notebook exports a module stands, "0" to "9", then "A"; None for what
+    is written by hand.
+    """
+    edited = re.search(r"File to edit: (?:\.\./)+nbs/([0-9A-Z])_", path.read_text())
+    return edited.group(1) if edited else None
 
 
 def imported(path, name):
