@@ -17,7 +17,13 @@ from scipy.sparse import csr_array
 
 from ..core import PromptrecError, ragged_arange
 from ..data.dataset import Dataset
-from ..evaluation.recommender import Recommender, load_arrays, save_arrays
+from promptrec.evaluation.recommender import (
+    Recommender,
+    items_now,
+    load_arrays,
+    save_arrays,
+    spread,
+)
 from ..evaluation.split import Histories, Split
 from ..training.loop import Loop
 
@@ -62,8 +68,9 @@ class Popularity(Recommender):
         save_arrays(folder, self, counts=check_fitted(self, self.counts))
 
     def load(self, folder: Path) -> None:
-        "Read back what `save` wrote; raises where it is missing or made for other data."
-        self.counts = load_arrays(folder, self)["counts"]
+        "Read back what `save` wrote; raises where it is missing or made for other items."
+        counts = load_arrays(folder, self, grown=True)["counts"]
+        self.counts = spread(counts, items_now(folder, self.dataset), self.dataset.n_items)
 
 # %% ../../nbs/5_baselines/01_counting.ipynb #c018
 def history_matrix(histories: Histories, n_items: int, decay: float = 1.0) -> csr_array:
@@ -94,10 +101,13 @@ def sparse_arrays(x: csr_array) -> dict[str, np.ndarray]:
     return {"data": x.data, "indices": x.indices, "indptr": x.indptr}
 
 
-def from_arrays(arrays: dict[str, np.ndarray]) -> csr_array:
-    "The square sparse matrix [V, V] that `sparse_arrays` took apart."
-    V = len(arrays["indptr"]) - 1
-    return csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(V, V))
+def from_arrays(arrays: dict[str, np.ndarray], now: np.ndarray, n_items: int) -> csr_array:
+    """The matrix that `sparse_arrays` took apart, over `n_items` items [V, V]: that of the saved
+    ones, whose numbers are `now`, and zeros for others.
+    """
+    row = np.repeat(now, np.diff(arrays["indptr"]))
+    places = (row, now[arrays["indices"]])
+    return csr_array((arrays["data"], places), shape=(n_items, n_items))
 
 # %% ../../nbs/5_baselines/01_counting.ipynb #c025
 class Markov(Recommender):
@@ -149,7 +159,8 @@ class Markov(Recommender):
         save_arrays(folder, self, popularity=self.popularity, **arrays)
 
     def load(self, folder: Path) -> None:
-        "Read back what `save` wrote; raises where it is missing or made for other data."
-        arrays = load_arrays(folder, self)
-        self.successors = from_arrays(arrays)
-        self.popularity = arrays["popularity"]
+        "Read back what `save` wrote; raises where it is missing or made for other items."
+        arrays = load_arrays(folder, self, grown=True)
+        now, V = items_now(folder, self.dataset), self.dataset.n_items
+        self.successors = from_arrays(arrays, now, V)
+        self.popularity = spread(arrays["popularity"], now, V)

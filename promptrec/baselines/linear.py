@@ -21,7 +21,13 @@ from scipy.sparse import csr_array, vstack
 from .counting import check_fitted, from_arrays, history_matrix, sparse_arrays
 from ..core import PromptrecError, check_minimum
 from ..data.dataset import Dataset
-from ..evaluation.recommender import Recommender, load_arrays, save_arrays
+from promptrec.evaluation.recommender import (
+    Recommender,
+    items_now,
+    load_arrays,
+    save_arrays,
+    spread,
+)
 from ..evaluation.split import Histories, Split
 from ..training.loop import Loop
 
@@ -77,9 +83,13 @@ class ItemToItem(Recommender):
         save_arrays(folder, self, **({"dense": weights} if dense else sparse_arrays(weights)))
 
     def load(self, folder: Path) -> None:
-        "Read back what `save` wrote; raises where it is missing or made for other data."
-        arrays = load_arrays(folder, self)
-        self.weights = arrays["dense"] if "dense" in arrays else from_arrays(arrays)
+        "Read back what `save` wrote; raises where it is missing or made for other items."
+        arrays = load_arrays(folder, self, grown=True)
+        now, V = items_now(folder, self.dataset), self.dataset.n_items
+        if "dense" in arrays:
+            self.weights = spread(arrays["dense"], now, V)
+        else:
+            self.weights = from_arrays(arrays, now, V)
 
 # %% ../../nbs/5_baselines/02_linear.ipynb #c011
 @dataclass(frozen=True)

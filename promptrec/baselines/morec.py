@@ -63,15 +63,20 @@ def title_features(
 # %% ../../nbs/5_baselines/10_morec.ipynb #c014
 class TextTable(ItemTable):
     """An `ItemTable` whose embeddings are made of `features` [V, F], which stay as they are, by
-    two layers that learn.
+    two layers that learn. Their mean and spread are saved, so that further items, which the model
+    is loaded for, are read on the same scale.
     """
+
+    features: torch.Tensor  # [V, F]
+    centre: torch.Tensor  # of the items trained with [F]
+    spread: torch.Tensor  # their standard deviation [F]
 
     def __init__(self, features: torch.Tensor, d: int, std: float = 0.02) -> None:
         nn.Module.__init__(self)  # an ItemTable's own would store embeddings
         self.n_items = len(features)
-        spread = features.std(0, correction=0).clamp(min=1e-6)
-        standard = (features - features.mean(0)) / spread
-        self.register_buffer("features", standard, persistent=False)
+        self.register_buffer("features", features, persistent=False)
+        self.register_buffer("centre", features.mean(0))
+        self.register_buffer("spread", features.std(0, correction=0).clamp(min=1e-6))
         self.register_buffer("bias", torch.zeros(len(features)), persistent=False)
         self.inner, self.outer = nn.Linear(features.shape[1], d), nn.Linear(d, d)
         with torch.no_grad():
@@ -81,7 +86,8 @@ class TextTable(ItemTable):
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]  # computed here, stored there
         "Embeddings of all items [V, d]."
-        return self.outer(F.gelu(self.inner(self.features)))
+        standard = (self.features - self.centre) / self.spread
+        return self.outer(F.gelu(self.inner(standard)))
 
 # %% ../../nbs/5_baselines/10_morec.ipynb #c015
 class MoRecNet(SasRecNet):
@@ -98,6 +104,7 @@ class MoRec(SequenceRecommender):
     settings_class = MoRecSettings
     variants: ClassVar[dict] = {"morec": {}}
     literal: ClassVar[dict] = {}  # no model of paper A
+    reads_titles: ClassVar[bool] = True
 
     def __init__(
         self,

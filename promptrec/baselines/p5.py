@@ -544,6 +544,7 @@ class P5(Recommender):
     settings_class = P5Settings
     variants: ClassVar[dict] = {"p5": {}}
     full_parts: ClassVar[tuple] = ("test",)  # all titles of a large catalogue take hours
+    continues: ClassVar[bool] = True
     presets: ClassVar[dict] = {
         "paper": {
             "lr": 1e-3,
@@ -683,5 +684,5 @@ class P5(Recommender):
         save_model(folder, self)
 
     def load(self, folder: Path) -> None:
-        "Read the weights that `save` wrote for the same data; raises otherwise."
+        "Read the weights that `save` wrote for the same items; raises where one is missing."
         load_model(folder, self)

@@ -154,6 +154,7 @@ class SequenceRecommender(Recommender):
     # largest weight decay of those that it searches
     literal: ClassVar[dict] = {"max_items": 512, "d": 256, "weight_decay": 0.01}
 
+    continues: ClassVar[bool] = True
     items_at_once: ClassVar[int] = 32_768  # of all histories that are scored together
 
     def __init__(self, dataset: Dataset, settings: SequenceSettings, net: SequenceNet) -> None:
@@ -229,5 +230,5 @@ class SequenceRecommender(Recommender):
         save_model(folder, self)
 
     def load(self, folder: Path) -> None:
-        "Read the weights that `save` wrote for the same data; raises otherwise."
+        "Read the weights that `save` wrote for the same items; raises where one is missing."
         load_model(folder, self)

@@ -189,7 +189,7 @@ def git_state(folder: str | Path | None = None) -> tuple[str | None, bool | None
 
     def git(*words: str) -> str:
         command = ["git", "--no-optional-locks", *words]
-        where = folder or Path(__file__).parent
+        where = folder or Path(__file__).parents[1]
         done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
@@ -203,7 +203,7 @@ def git_state(folder: str | Path | None = None) -> tuple[str | None, bool | None
 
 def code_hash(folder: str | Path | None = None) -> str:
     "SHA-256 of the Python files of `folder` (default: this package), whatever git says of them."
-    files = sorted(Path(folder or Path(__file__).parent).rglob("*.py"))
+    files = sorted(Path(folder or Path(__file__).parents[1]).rglob("*.py"))
     return sha256([file.read_text() for file in files])
 
 # %% ../../nbs/7_experiments/01_records.ipynb #5633adc5

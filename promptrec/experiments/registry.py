@@ -65,6 +65,8 @@ class Model:
     each: dict[str, dict] = field(default_factory=dict)
     # Parameters that `literal` changes: to what paper A says of it; empty: it says nothing
     literal: dict[str, Any] = field(default_factory=dict)
+    # Whether it goes on from the weights of another run (`start`)
+    continues: bool = False
     # SHA-256 of the file of a model of one's own; None: the model is one of this package
     sha256: str | None = None
 
@@ -112,6 +114,7 @@ def models_of(model: type) -> dict[str, Model]:
             instead=getattr(model, "reads_instead", {}),
             each=_with_best(each) or {},
             literal=getattr(model, "literal", {}),
+            continues=getattr(model, "continues", False),
         )
     return rows
 

@@ -199,6 +199,8 @@ def train(
     seed_everything(run.seed)
     model = build(run, data)
     check_record_of(run, model)
+    if run.start:
+        model.load(project_path(run.start))
     if getattr(run.settings, "teacher", None):
         cast(Any, model).learn_from(teacher_of(run, data).item_vectors(), run.seed)
     loop = None
@@ -467,7 +469,14 @@ def restore(run: Run, data: Prepared) -> Recommender:
     where it was trained on other data, or from other pre-trained weights.
     """
     model = build(run, data)
-    model.load(_folder_of(run, data, model))
+    folder = _folder_of(run, data, model)
+    record = folder.with_name(f"{folder.name}.json")
+    if record.exists() and read_record(record)["data_hash"] != data.dataset.hash:
+        raise PromptrecError(
+            f"{folder}: that model was trained on other data than {data.dataset.name} holds now. "
+            "Give the data that it was trained on, or train again."
+        )
+    model.load(folder)
     return model
 
 # %% ../../nbs/7_experiments/04_run.ipynb #2d7c4fc8

@@ -492,6 +492,7 @@ class MiBert(Recommender):
     variants: ClassVar[dict] = ABLATIONS
     presets: ClassVar[dict] = _PRESETS
     literal: ClassVar[dict] = _LITERAL
+    continues: ClassVar[bool] = True
     score_precision = "no"  # of the states that `score` compares with titles, one of PRECISIONS
 
     def __init__(
@@ -502,6 +503,7 @@ class MiBert(Recommender):
     ):
         self.dataset = dataset
         self.settings = settings
+        self.is_trained = False  # once its weights are loaded
         self.tokenizer = load_tokenizer(settings.backbone, data_dir)
         encoder = load_encoder(settings.backbone, settings.layers, data_dir)
         longest = _check_reach(encoder, settings)
@@ -525,6 +527,11 @@ class MiBert(Recommender):
             self.input = StatementInput(reader, settings)
         if settings.mlm_head:
             self.net.head = load_head(settings.backbone, data_dir)
+
+    @property
+    def reads_titles(self) -> bool:
+        "Whether items that training never saw can be scored, from their titles."
+        return self.settings.text_titles
 
     def learn_from(self, vectors: np.ndarray, seed: int) -> None:
         "Let titles start with the item vectors [V, k] of a teacher, projected by `seed`."
@@ -551,7 +558,7 @@ class MiBert(Recommender):
             raise PromptrecError("MiBert is trained by gradient: give fit a Loop.")
         s = loop.settings
         titles = self.net.titles
-        if self.settings.popularity_bias:
+        if self.settings.popularity_bias and not self.is_trained:
             titles.start_bias(split.popularity)
         if isinstance(titles, TextTitles):
             titles.leave_out(split.popularity == 0)
@@ -609,8 +616,9 @@ class MiBert(Recommender):
         save_model(folder, self)
 
     def load(self, folder: Path) -> None:
-        "Read the weights that `save` wrote for the same data; raises otherwise."
+        "Read the weights that `save` wrote for the same items; raises where one is missing."
         load_model(folder, self)
+        self.is_trained = True
 
     def probes(self) -> dict[str, Callable[..., np.ndarray]]:
         """Functions that score as `score` does, each with something taken away: a branch, the

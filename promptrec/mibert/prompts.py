@@ -211,7 +211,7 @@ class PromptEncoder:
         self.pad_id = tokenizer.pad_token_id
         self.head, self.left, self.tail = self.frame(tokenizer)
         self.ask = self.tail.tolist().index(self.mask_id)  # where [MASK] stands in the tail
-        self.scale = rating_scale(ds.rating)
+        self.scale = rating_scale(ds.all_ratings)
         clauses = [rating_clause(text, self.domain.rating) for text in self.scale.text]
         self.ratings = plain_tokens(tokenizer, clauses)
         self._set_room(ds)

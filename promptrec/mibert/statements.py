@@ -54,7 +54,7 @@ class Statements:
         self.domain = ds.domain
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
-        self.scale = rating_scale(ds.rating)
+        self.scale = rating_scale(ds.all_ratings)
         words = [title.split() for title in ds.titles]
         self.titles = [" ".join(some[:_WORDS]) for some in words]
         self.genres = ds.items["genres"].tolist()

@@ -1,0 +1,1 @@
+"""A trained model in use: tables of users in, recommendations out."""
