@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-PAPERMILL = ["train", "tune", "benchmark", "speed", "tables", "figures", "run_all"]
+PAPERMILL = ["train", "tune", "recommend", "benchmark", "speed", "tables", "figures", "run_all"]
 COLUMNS = 100  # JupyterLab shows about 110 in a window of 1,400 pixels
 
 

@@ -84,10 +84,14 @@ class TextTable(ItemTable):
             self.outer.weight *= std / self.weight.std().clamp(min=1e-6)
 
     @property
+    def standard(self) -> torch.Tensor:
+        "Features of mean 0 and variance 1 over the items trained with [V, F]."
+        return (self.features - self.centre) / self.spread
+
+    @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]  # computed here, stored there
         "Embeddings of all items [V, d]."
-        standard = (self.features - self.centre) / self.spread
-        return self.outer(F.gelu(self.inner(standard)))
+        return self.outer(F.gelu(self.inner(self.standard)))
 
 # %% ../../nbs/5_baselines/10_morec.ipynb #c015
 class MoRecNet(SasRecNet):

@@ -344,8 +344,10 @@ def settings_of(record: dict[str, Any], row: Model, data_dir: str | None = None)
     "The settings of the model of a record, whose registry's row is `row`; None: it has none."
     if row.settings is None:
         return None
-    settings = _filled(row.settings, record["config"].get("settings") or {})
-    return _with_pretrained(settings, data_dir)
+    given = record["config"].get("settings") or {}
+    settings = _filled(row.settings, {k: v for k, v in given.items() if v is not None})
+    nothing = {k: v for k, v in given.items() if v is None}  # which fits every type
+    return _with_pretrained(replace(settings, **nothing), data_dir)
 
 
 def same_protocol(run: Run, model: str) -> Run:
