@@ -19,7 +19,7 @@ from promptrec.experiments.run import execute, finished_runs, prepare, restore
 from promptrec.predict.recommend import main, open_run, predict
 
 RANKING = ("popularity", "markov", "itemknn", "ease", "gru4rec", "sasrec", "bert4rec", "cl4srec")
-READING = ("morec", "p5", "mibert")
+READING = ("morec", "mibert")
 NOUNS = ("Sea", "Road", "Door", "House", "War")
 TITLES = [f"{how} {noun}" for how in ("Red", "Old", "Night", "Lost", "Last") for noun in NOUNS]
 
@@ -80,7 +80,7 @@ def whole_histories(ds):
 # Every model ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", RANKING + READING)
+@pytest.mark.parametrize("model", (*RANKING, *READING, "p5"))
 def test_recommendations_are_those_of_the_model(model, trained, histories, tmp_path):
     result = trained(model)
     predict(folder_of(result), histories, tmp_path / "best.csv", k=4)
@@ -108,6 +108,14 @@ def test_a_model_loads_where_the_catalogue_has_grown(model, trained):
     scores = larger.score(replace(h, item=now[h.item]))
     assert scores.shape == (30, ds.n_items + 3)
     np.testing.assert_allclose(scores[:, now], result.model.score(h), rtol=1e-4, atol=1e-5)
+
+
+def test_p5_keeps_to_its_items(trained):
+    "Its vocabulary is that of their titles."
+    result = trained("p5")
+    grown = add_items(result.model.dataset, pd.DataFrame({"item": ["z-last"], "title": ["C"]}))
+    with pytest.raises(PromptrecError, match="holds 1 items that this model does not know"):
+        MODELS["p5"].build(grown, result.model.settings, None).load(folder_of(result))
 
 
 def test_a_saved_catalogue_is_the_data_without_its_users(trained):
@@ -225,8 +233,8 @@ def test_training_goes_on_from_a_run_on_data_that_grew(model, trained, tmp_path)
         again, after.model.score(data.split.histories("test")), rtol=1e-5, atol=1e-6
     )
     assert run.config == finished_runs(run.out_dir, folders=[grown])[0].config
-    first = execute(plain, data).curves["train loss"].iloc[0]
-    assert after.curves["train loss"].iloc[0] != first
+    first = execute(plain, data).curves["loss"].iloc[0]
+    assert after.curves["loss"].iloc[0] != first
 
 
 def test_what_cannot_go_on_says_so(trained, shop, tmp_path):

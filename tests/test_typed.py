@@ -19,7 +19,7 @@ from promptrec.experiments.registry import MODELS
 from promptrec.experiments.run import execute, prepare, train
 from promptrec.experiments.search import SPACES, trials
 
-PAPERMILL = ("train", "tune", "run_all", "tables", "figures", "benchmark", "speed")
+PAPERMILL = ("train", "tune", "recommend", "run_all", "tables", "figures", "benchmark", "speed")
 
 
 def cells(root, name):

@@ -684,5 +684,5 @@ class P5(Recommender):
         save_model(folder, self)
 
     def load(self, folder: Path) -> None:
-        "Read the weights that `save` wrote for the same items; raises where one is missing."
+        "Read the weights that `save` wrote for the same items; raises for others."
         load_model(folder, self)

@@ -231,4 +231,4 @@ class SequenceRecommender(Recommender):
 
     def load(self, folder: Path) -> None:
         "Read the weights that `save` wrote for the same items; raises where one is missing."
-        load_model(folder, self)
+        load_model(folder, self, grown=True)

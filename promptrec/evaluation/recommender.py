@@ -224,11 +224,13 @@ def _for_items_now(
     return out
 
 
-def load_model(folder: str | Path, model: NetRecommender) -> None:
+def load_model(folder: str | Path, model: NetRecommender, grown: bool = False) -> None:
     """Give `model.net` the weights that `save_model` wrote; raises as `load_arrays` does, and for
-    those of another network.
+    those of another network. `grown`: the model's data may have further items, whose rows, in
+    weights with a row an item, stay as they are.
     """
-    weights = {name: torch.from_numpy(w) for name, w in load_arrays(folder, model, True).items()}
+    arrays = load_arrays(folder, model, grown)
+    weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
     now, mine = items_now(folder, model.dataset), model.net.state_dict()
     V = model.dataset.n_items
     try:

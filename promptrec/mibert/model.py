@@ -617,7 +617,7 @@ class MiBert(Recommender):
 
     def load(self, folder: Path) -> None:
         "Read the weights that `save` wrote for the same items; raises where one is missing."
-        load_model(folder, self)
+        load_model(folder, self, grown=True)
         self.is_trained = True
 
     def probes(self) -> dict[str, Callable[..., np.ndarray]]:
