@@ -531,7 +531,7 @@ def _finish(shared: _Shared, asked: Any, outcome: dict[str, Any]) -> None:
         shared.study.tell(asked, outcome["value"] if complete else None, state)
         shared.write()
 
-
+# %% ../../nbs/7_experiments/07_search.ipynb #e497165f
 def _by_tpe(
     base: dict[str, Any], n: int, path: Path, data: Prepared, progress: bool
 ) -> dict[str, Any]:
@@ -663,4 +663,6 @@ def searches(records: str | Path) -> pd.DataFrame:
     """
     paths = sorted(project_path(records).rglob("search-*.json"))
     table = pd.DataFrame([_summary(json.loads(path.read_text())) for path in paths])
-    return table.fillna({"sampler": "design", "pruned": 0}) if "sampler" in table else table
+    if "sampler" in table:
+        table = table.fillna({"sampler": "design", "pruned": 0}).astype({"pruned": int})
+    return table
