@@ -190,10 +190,13 @@ def teacher_of(run: Run, data: Prepared) -> Any:
 
 
 def train(
-    run: Run, data: Prepared, progress: bool = False
+    run: Run,
+    data: Prepared,
+    progress: bool = False,
+    stop: Callable[[list[dict]], bool] | None = None,
 ) -> tuple[Recommender, pd.DataFrame, float]:
     """The fitted model of a run, its curves (one row an epoch), and the seconds that went into it
-    all. The test part is not looked at.
+    all. The test part is not looked at. `stop`: see `Loop`.
     """
     started = time.perf_counter()
     seed_everything(run.seed)
@@ -205,7 +208,8 @@ def train(
         cast(Any, model).learn_from(teacher_of(run, data).item_vectors(), run.seed)
     loop = None
     if run.loop:
-        loop = Loop(run.loop, run.folder, run.resume, fingerprint(run, data, model), progress)
+        known = fingerprint(run, data, model)
+        loop = Loop(run.loop, run.folder, run.resume, known, progress, stop)
     full = "valid" in run.row.full or run.monitor.startswith("full ")
     curves = model.fit(data.split, loop, validation(model, data, full))
     if curves is None:  # a model of one's own may return nothing

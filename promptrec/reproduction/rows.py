@@ -56,8 +56,11 @@ def printed_label(given: dict[str, Any]) -> str:
 
 # %% ../../nbs/9_reproduction/02_rows.ipynb #386cc0e2
 def preset_label(config: dict[str, Any]) -> str:
-    "The preset of a run; 'paper-tuned-8' where its settings are the best of 8 trials."
-    return config["preset"] + (f"-tuned-{config['tuned']}" if "tuned" in config else "")
+    """The preset of a run; 'paper-tuned-8' where its settings are the best of 8 trials of the fixed
+    design, 'paper-tuned-8-tpe' of 8 that TPE drew.
+    """
+    label = config["preset"] + (f"-tuned-{config['tuned']}" if "tuned" in config else "")
+    return label + (f"-{config['sampler']}" if "sampler" in config else "")
 
 
 def data_label(config: dict[str, Any], paper: str) -> str:
@@ -88,8 +91,8 @@ def row_label(config: dict[str, Any], paper: str) -> str | None:
     """The name of a run's row in the paper's tables; None where it has words of the prompt or
     settings that are neither its preset's, nor chosen by a search, nor those that a row may set.
     """
-    usual = {"dataset", "model", "preset", "seed", "settings", "loop", "tuned", "literal"}
-    usual |= {*_SETTING}
+    usual = {"dataset", "model", "preset", "seed", "settings", "loop", "literal"}
+    usual |= {"tuned", "sampler", *_SETTING}
     about, model = paper_of(paper), config["model"]
     if not set(config) <= usual:
         return None

@@ -478,7 +478,8 @@ class Loop:
     With a `folder` it keeps `checkpoint.pt` there after every epoch, every 20 minutes and on
     interruption (of several processes: after epochs alone). `resume=True` goes on from it, or
     begins if there is none; without `resume` an old one is deleted. `fingerprint` holds by name
-    what a run must share with the checkpoint it goes on from. `progress` shows a bar. After `run`,
+    what a run must share with the checkpoint it goes on from. `progress` shows a bar. `stop` is
+    told the rows so far before each epoch, and ends the run there by returning True. After `run`,
     `earlier` has the seconds that had gone into the checkpoint.
     """
 
@@ -489,12 +490,14 @@ class Loop:
         resume: bool = False,
         fingerprint: dict | None = None,
         progress: bool = False,
+        stop: Callable[[list[dict]], bool] | None = None,
     ):
         self.settings = settings
         self.checkpoint = None if folder is None else Path(folder) / "checkpoint.pt"
         self.resume = resume
         self.fingerprint = fingerprint or {}
         self.progress = progress
+        self.stop = stop or (lambda rows: False)
         self.earlier = 0.0
 
     def run(
@@ -542,6 +545,8 @@ class Loop:
         bar = progress_bar(s.epochs * steps, "train", self._shows, unit="step", initial=done)
         with _noted_signals() as signals, enough_memory(s.batch_size), bar:
             while state.epoch < s.epochs and state.waited(keep_from) < s.patience:
+                if self.stop(state.curves):
+                    break
                 bar.set_description(f"epoch {state.epoch + 1}/{s.epochs} train")
                 with training(model, compiled):
                     for _ in train_epoch(stepper, batches, state):
@@ -565,7 +570,7 @@ class Loop:
                 if signals:
                     raise interruption()
 
-        if state.epoch < s.epochs:
+        if state.epoch < s.epochs and state.waited(keep_from) >= s.patience:
             best = state.epoch - state.waited(keep_from)
             self._say(
                 f"stopped after epoch {state.epoch}: no better {s.monitor} since epoch {best}"
