@@ -321,6 +321,8 @@ def configure(**given: Any) -> Run:
             "'uniform-20', not 'full'."
         )
 
+    if run.start:
+        weights_name(run.start)  # raises
     if run.start and not row.continues:
         raise PromptrecError(
             f"start={run.start}: {model} does not go on from weights, it is fitted anew each time. "
@@ -358,7 +360,8 @@ def settings_of(record: dict[str, Any], row: Model, data_dir: str | None = None)
 
 def same_protocol(run: Run, model: str) -> Run:
     "The run of another model on the same data, by the same protocol, preset and seed."
-    given = {name: getattr(run, name) for name in _RUN_TYPES if name not in ("tuned", "sampler")}
+    own = ("tuned", "sampler", "start")  # of this model alone
+    given = {name: getattr(run, name) for name in _RUN_TYPES if name not in own}
     given["literal"] = run.literal and bool(find_model(model)[1].literal)
     return configure(**given | {"model": model})
 
