@@ -90,6 +90,17 @@ def test_a_command_refuses_an_unknown_parameter(name):
         main([name, "no_such_thing=1"])
 
 
+def test_an_interrupted_command_says_so_without_a_traceback(monkeypatch, capsys):
+    def interrupted(words):
+        raise KeyboardInterrupt("Stopped by signal 2; resume goes on from checkpoint.pt.")
+
+    monkeypatch.setattr("promptrec.experiments.run.main", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["train"])
+    assert ended.value.code == 130
+    assert "Interrupted. Stopped by signal 2; resume" in capsys.readouterr().err
+
+
 def test_the_doctor_says_what_is_broken(run, tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('libtorch.so: cannot be opened')")
     done = run("doctor")  # which imports that file in place of torch

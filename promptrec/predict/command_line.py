@@ -132,4 +132,8 @@ def main(words: list[str] | None = None) -> None:
     elif {"-h", "--help"} & set(others):
         print(help_of(first))
     else:
-        _function_of(COMMANDS[first])(others)
+        try:
+            _function_of(COMMANDS[first])(others)
+        except KeyboardInterrupt as e:  # which says whether the run can go on
+            print(f"Interrupted. {e}".strip(), file=sys.stderr)
+            sys.exit(130)  # as a shell has it

@@ -112,12 +112,10 @@ def check_extras(declared: list[str]) -> Iterator[Finding]:
             if _lack(requirement):
                 lacks.append(requirement.name)
     for name, lacks in lacking.items():
-        purpose = EXTRAS.get(name, "not described")
-        if lacks:
-            get = f'pip install "promptrec[{name}]"'
-            yield Finding(name, f"{purpose}: not here, lacks {_some(lacks)}; {get}")
-        else:
-            yield Finding(name, f"{purpose}: here")
+        state = f"not here, lacks {_some(lacks)}" if lacks else "here"
+        yield Finding(name, f"{EXTRAS.get(name, 'not described')}: {state}")
+    if any(lacking.values()):
+        yield Finding("to add one", 'pip install "promptrec[NAME]"')
 
 
 def _some(names: list[str], most: int = 4) -> str:
@@ -251,7 +249,7 @@ def _hub_models() -> list[str]:
 VARIABLES = {
     "PROMPTREC_DATA": "the folder with data and models, where data_dir is not given",
     "XDG_CACHE_HOME": "the folder in which the cache lies",
-    "OPENAI_API_KEY": "the key of the server that model=llm asks",
+    "OPENAI_API_KEY": "the key of the server that model=chat asks",
     "ACCELERATE_USE_CPU": "true: leave the GPU alone",
     "OMP_NUM_THREADS": "how many threads torch has",
     "CUDA_VISIBLE_DEVICES": "which GPUs there are",
