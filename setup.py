@@ -26,5 +26,8 @@ setup(
     extras_require=extras,
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    entry_points={"nbdev": [f"{s['lib_name']}={s['lib_name']}._modidx:d"]},
+    entry_points={
+        "nbdev": [f"{s['lib_name']}={s['lib_name']}._modidx:d"],
+        "console_scripts": ["promptrec=promptrec.predict.command_line:main"],
+    },
 )
