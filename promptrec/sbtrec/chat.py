@@ -196,15 +196,15 @@ class Estimate:
     prompts: int  # that are to be asked
     kept: int  # whose answers are on the disk
     tokens_in: int  # to be read, a token for each CHARACTERS_A_TOKEN characters
-    tokens_out: int  # to be written, at most
+    tokens_out: int  # to be written, `max_tokens` an answer
     cost: float | None  # of both, in the currency of the prices; None: prices are not known
 
     def __str__(self) -> str:
         cost = "prices are not known" if self.cost is None else f"cost about {self.cost:.4g}"
         return (
             f"{self.served}: prompts to ask {self.prompts:,}, answers kept {self.kept:,}; about "
-            f"{self.tokens_in:,} tokens to read ({CHARACTERS_A_TOKEN} characters each), at most "
-            f"{self.tokens_out:,} to write; {cost}"
+            f"{self.tokens_in:,} tokens to read ({CHARACTERS_A_TOKEN} characters each) and "
+            f"{self.tokens_out:,} to write (max_tokens an answer); {cost}"
         )
 
 
@@ -270,7 +270,7 @@ class _Budget:
 
 # %% ../../nbs/6_sbtrec/07_chat.ipynb #as000002
 class _Asker(_Budget):
-    "Asks the server, `at_once` questions at a time."
+    "Asks the server one question, as often as it takes and the limits allow."
 
     async def _ask(self, client: Any, request: dict[str, Any]) -> dict[str, Any]:
         "The server's `answer`, and the tokens it counted where it says."
