@@ -1,16 +1,21 @@
 """Chat: SmolLM2 behind `transformers serve` against the same model without a server; servers that
-hang, refuse or answer nonsense; limits, the answers on the disk, the key.
+hang, refuse or answer nonsense; several questions at once; limits, estimates, the answers on the
+disk, the key.
 """
 
+import asyncio
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import asdict
+from email.utils import formatdate
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.request import urlopen
@@ -37,6 +42,7 @@ FILMS = [
 ]
 CANDIDATES = np.array([[2, 1, 3], [0, 3, 5], [4, 0, 2]])
 SECRET = "sk-do-not-tell-anyone"
+USUAL = {"timeout": 5.0, "retries": 2, "at_once": 1, "price_in": 0.0, "price_out": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +68,7 @@ def chat(ds, tmp_path, monkeypatch):
     def make(url, **settings):
         model = ChatModel(
             ds,
-            ChatSettings(
-                url, **{"timeout": 5.0, "retries": 2, "price_in": 0.0, "price_out": 0.0} | settings
-            ),
+            ChatSettings(url, **USUAL | settings),
         )
         model.folder = tmp_path / "chat"
         return model
@@ -172,16 +176,31 @@ def test_a_served_model_says_what_it_says_without_a_server(served, chat, h):
 
 
 class Bad(BaseHTTPRequestHandler):
-    """Does what the server's list `todo` says, one thing a request: a status, 'hang', or a body;
-    then it answers well.
+    """Does what the server's list `todo` says, one thing a request: a status, a status and headers,
+    'hang', or a body; then it answers well, after `pause` seconds. Counts who is `inside`.
     """
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body go at once
 
     def do_POST(self):
         server, body = self.server, self.rfile.read(int(self.headers["Content-Length"]))
-        server.seen.append((json.loads(body), self.headers["Authorization"]))
-        what = server.todo.pop(0) if server.todo else 200
+        with server.lock:
+            server.seen.append((json.loads(body), self.headers["Authorization"]))
+            server.times.append(time.monotonic())
+            server.inside += 1
+            server.most = max(server.most, server.inside)
+            what = server.todo.pop(0) if server.todo else 200
+        server.at_request(len(server.seen))
+        time.sleep(server.pause)
+        with server.lock:
+            server.inside -= 1  # before the answer, after which the client may send another
+        self.reply(json.loads(body), what)
+
+    def reply(self, request, what):
+        server, headers = self.server, self.server.headers
+        if isinstance(what, tuple):
+            what, headers = what
         if what == "hang":
             server.over.wait(10)
         usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
@@ -195,7 +214,7 @@ class Bad(BaseHTTPRequestHandler):
                 {
                     "index": 0,
                     "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": f" Film {len(server.seen)}\n"},
+                    "message": {"role": "assistant", "content": server.said(request)},
                 }
             ],
         }
@@ -206,7 +225,7 @@ class Bad(BaseHTTPRequestHandler):
             for k, v in {
                 "Content-Type": "application/json",
                 "Content-Length": len(text.encode()),
-                **server.headers,
+                **headers,
             }.items():
                 self.send_header(k, str(v))
             self.end_headers()
@@ -218,11 +237,18 @@ class Bad(BaseHTTPRequestHandler):
         pass
 
 
+class Waiting(ThreadingHTTPServer):
+    request_queue_size = 64  # many connect at once
+    daemon_threads = True
+
+
 @pytest.fixture
 def bad():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Bad)
-    server.daemon_threads = True
-    server.todo, server.seen = [], []
+    server = Waiting(("127.0.0.1", 0), Bad)
+    server.todo, server.seen, server.times = [], [], []
+    server.lock, server.inside, server.most, server.pause = threading.Lock(), 0, 0, 0.0
+    server.said = lambda request: f" Film {len(server.seen)}\n"
+    server.at_request = lambda n: None
     server.headers = {"retry-after-ms": "1"}
     server.over = threading.Event()
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
@@ -282,7 +308,7 @@ def test_silence(bad, chat, h):
 
 def test_nobody_there(chat, h):
     url = f"http://127.0.0.1:{free_port()}/v1"
-    with pytest.raises(PromptrecError, match=f"{url} cannot be reached .*refused"):
+    with pytest.raises(PromptrecError, match=f"User 0 of 1 .*{url} cannot be reached .*failed"):
         one(chat(url, retries=0), h)
 
 
@@ -404,6 +430,242 @@ def test_no_words_and_no_usage(bad, chat, h):
     assert model.cost == model.cost_at_most(model.requests(h[[0]], CANDIDATES[[0]])[0])
 
 
+# ---- when to come back ----
+
+
+def pause_before_the_second(bad):
+    assert len(bad.times) == 2
+    return bad.times[1] - bad.times[0]
+
+
+def test_a_wait_in_seconds_is_heeded(bad, chat, h):
+    "Without such a word it is half a second at most."
+    bad.todo = [(429, {"Retry-After": "1"})]
+    assert one(chat(bad.url), h) == ["Film 2"]
+    assert 1.0 <= pause_before_the_second(bad) < 6.0
+
+
+def test_a_wait_until_a_date_is_heeded(bad, chat, h):
+    "A date has whole seconds, so that three from the request are two to three away."
+    headers = {}
+    bad.todo = [(503, headers)]
+
+    def when(n):
+        headers["Retry-After"] = formatdate(time.time() + 3, usegmt=True)
+
+    bad.at_request = when
+    assert one(chat(bad.url), h) == ["Film 2"]
+    assert 0.95 <= pause_before_the_second(bad) < 6.0
+
+
+@pytest.mark.parametrize("after", ["3600", formatdate(time.time() + 3600, usegmt=True)])
+def test_a_wait_of_more_than_two_minutes_is_told(bad, chat, h, after):
+    bad.todo = [(429, {"Retry-After": after})] * 9
+    with pytest.raises(
+        PromptrecError, match=f"429.. Lower at_once .now 1., .*Retry-After: {after[:20]}"
+    ):
+        one(chat(bad.url), h)
+    assert len(bad.seen) == 1
+
+
+# ---- several at once ----
+
+
+FILM = [f"Film {i}" for i in range(40)]
+
+
+def crowd_model(folder, url, **settings):
+    "A model of 40 films and users; the server is to answer each with the film they saw."
+    films = make_dataset(
+        "crowd",
+        DOMAINS["movies"],
+        pd.DataFrame({"user": 0, "item": range(40)}),
+        pd.DataFrame({"item": range(40), "title": FILM}),
+    )
+    model = ChatModel(films, ChatSettings(url, **USUAL | settings))
+    model.folder = folder
+    return model
+
+
+@pytest.fixture
+def crowd(tmp_path, monkeypatch):
+    "Make such a model with a key in the environment and a folder of its own."
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    return partial(crowd_model, tmp_path / "crowd")
+
+
+USERS = Histories(np.arange(40), np.full(40, np.nan), np.arange(41))
+CHOICES = (np.arange(40)[:, None] + [1, 2, 3]) % 40
+
+
+def seen_film(request):
+    "The film that a user of the crowd saw."
+    return request["messages"][0]["content"].split("watching movies: ")[1].split(".")[0]
+
+
+def asked_films(bad):
+    return [seen_film(request) for request, _ in bad.seen]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 8])
+def test_no_more_than_at_once_and_answers_in_order(bad, crowd, at_once):
+    "Answers come in another order than they were asked for."
+    bad.said = seen_film
+    bad.at_request = lambda n: time.sleep(0.03 * (n % 3))
+    assert crowd(bad.url, at_once=at_once).answers(USERS, CHOICES) == FILM
+    assert at_once // 2 < bad.most <= at_once  # a busy machine may be slow to send them
+    assert sorted(asked_films(bad)) == sorted(FILM)
+
+
+def test_several_at_once_are_several_times_as_fast(bad, crowd, tmp_path):
+    bad.said, bad.pause = seen_film, 0.05
+    seconds = []
+    for at_once in (1, 10):
+        model = crowd(bad.url, at_once=at_once)
+        model.folder = tmp_path / str(at_once)
+        started = time.monotonic()
+        assert model.answers(USERS, CHOICES) == FILM
+        seconds.append(time.monotonic() - started)
+    assert seconds[0] > 3 * seconds[1], seconds
+
+
+def test_faults_among_many_are_tried_again(bad, crowd):
+    bad.said, bad.todo = seen_film, [500, 429, 200, 503, 500, 200, 429]
+    model = crowd(bad.url, at_once=8, retries=5)
+    assert model.answers(USERS, CHOICES) == FILM
+    assert model.calls == len(bad.seen) == 45
+
+
+def test_the_first_user_who_failed_is_named_and_no_other_begins(bad, crowd):
+    "Those on their way are waited for, and kept."
+    bad.said = seen_film
+    bad.todo = [200] * 6 + [400]
+    model = crowd(bad.url, at_once=2)
+    with pytest.raises(PromptrecError, match=r"User \d of 40 .counted from 0. has no .*400") as e:
+        model.answers(USERS, CHOICES)
+    failed = int(str(e.value).split()[1])
+    kept = len(list(model.folder.iterdir()))
+    assert kept in (6, 7) and len(bad.seen) == kept + 1
+    assert not model.path(model.requests(USERS, CHOICES)[failed]).exists()
+    bad.seen.clear()
+    assert model.answers(USERS, CHOICES) == FILM and len(bad.seen) == 40 - kept
+
+
+def test_a_limit_holds_while_answers_are_outstanding(bad, crowd):
+    bad.said, bad.pause = seen_film, 0.02
+    model = crowd(bad.url, at_once=8, max_calls=11)
+    with pytest.raises(PromptrecError, match="User 11 of 40.*11 requests were sent.*max_calls=11"):
+        model.answers(USERS, CHOICES)
+    assert len(bad.seen) == 11 == len(list(model.folder.iterdir()))
+
+
+def test_the_same_question_is_asked_once(bad, crowd):
+    bad.said = seen_film
+    twice = [0, 1, 0, 1, 1]
+    model = crowd(bad.url, at_once=4)
+    assert model.answers(USERS[twice], CHOICES[twice]) == [FILM[i] for i in twice]
+    assert len(bad.seen) == 2
+
+
+def test_within_a_running_event_loop_as_in_jupyter(bad, crowd):
+    bad.said = seen_film
+
+    async def cell():
+        return crowd(bad.url, at_once=8).answers(USERS, CHOICES)
+
+    assert asyncio.run(cell()) == FILM
+
+
+def test_an_interruption_ends_what_is_on_its_way(bad, crowd):
+    bad.said, bad.pause = seen_film, 0.05
+
+    def interrupt(n):
+        if n == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    bad.at_request = interrupt
+    model = crowd(bad.url, at_once=2)
+    with pytest.raises(KeyboardInterrupt):
+        model.answers(USERS, CHOICES)
+    kept, sent = len(list(model.folder.glob("*.json"))), len(bad.seen)
+    time.sleep(0.3)
+    assert len(bad.seen) == sent <= 12 and 6 <= kept <= sent
+    assert model.answers(USERS, CHOICES) == FILM and len(bad.seen) == sent + 40 - kept
+
+
+def test_a_killed_run_goes_on_with_the_missing(bad, crowd, tmp_path):
+    "The child also shows that openai is not imported before it is needed."
+    bad.said, bad.pause = seen_film, 0.05
+    code = (
+        "import sys; from pathlib import Path; from test_chat import *\n"
+        "assert 'openai' not in sys.modules\n"
+        "folder, url = Path(sys.argv[1]), sys.argv[2]\n"
+        "crowd_model(folder, url, at_once=2).answers(USERS, CHOICES)\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    model = crowd(bad.url, at_once=8)
+    command = [sys.executable, "-c", code, str(model.folder), bad.url]
+    child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
+    until = time.monotonic() + 120
+    while len(bad.seen) < 12:
+        assert child.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    time.sleep(0.2)  # what the server still had to do
+    kept, sent = len(list(model.folder.glob("*.json"))), len(bad.seen)
+    assert 8 <= kept < 40
+    assert model.answers(USERS, CHOICES) == FILM and len(bad.seen) == sent + 40 - kept
+
+
+def test_without_the_package_the_extra_is_named(bad, crowd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(PromptrecError, match=r'pip install "promptrec\[chat\]"'):
+        crowd(bad.url).answers(USERS, CHOICES)
+    assert bad.seen == []
+
+
+# ---- what it will take ----
+
+
+def test_the_estimate_comes_before_the_first_request(bad, crowd, capsys):
+    said = []
+    bad.at_request = lambda n: said.append(capsys.readouterr().err)
+    bad.said = seen_film
+    model = crowd(bad.url, at_once=4, price_in=10.0, price_out=20.0, served="m", max_tokens=7)
+    estimate = model.estimate(USERS, CHOICES)
+    assert (estimate.prompts, estimate.kept, estimate.tokens_out) == (40, 0, 280)
+    characters = sum(len(r["messages"][0]["content"]) for r in model.requests(USERS, CHOICES))
+    assert estimate.tokens_in == -(-characters // 3) and bad.seen == []
+    assert estimate.cost == pytest.approx((estimate.tokens_in * 10 + 280 * 20) / 1e6)
+    assert estimate.cost < sum(map(model.cost_at_most, model.requests(USERS, CHOICES)))
+    model.answers(USERS[:30], CHOICES[:30])
+    assert said[0].startswith("m: prompts to ask 30, answers kept 0; about")
+    assert (model.estimate(USERS, CHOICES).prompts, model.estimate(USERS, CHOICES).kept) == (10, 30)
+
+
+def test_it_does_not_begin_where_the_estimate_is_above_max_cost(bad, crowd):
+    "What the error advises works; answers that are kept cost nothing."
+    price = {"price_in": 100.0, "price_out": 200.0, "at_once": 8}
+    cost = crowd(bad.url, **price).estimate(USERS, CHOICES).cost
+    with pytest.raises(PromptrecError, match="Not begun.*prompts to ask 40.*max_cost=.*Raise the"):
+        crowd(bad.url, **price, max_cost=0.99 * cost).answers(USERS, CHOICES)
+    assert bad.seen == []
+    bad.said = seen_film
+    crowd(bad.url, **price, max_cost=20.0).answers(USERS[:35], CHOICES[:35])
+    assert len(bad.seen) == 35
+    crowd(bad.url, **price, max_cost=0.99 * cost).answers(USERS, CHOICES)
+    assert len(bad.seen) == 40
+
+
+def test_prices_that_are_not_known(bad, crowd, capsys):
+    bad.said = seen_film
+    model = crowd(bad.url, at_once=8, price_in=None, price_out=None, max_cost=0.0)
+    assert model.estimate(USERS, CHOICES).cost is None
+    assert model.answers(USERS, CHOICES) == FILM and model.cost == 0
+    assert "prices are not known" in capsys.readouterr().err
+
+
 # ---- limits, the disk, the key ----
 
 
@@ -419,7 +681,7 @@ def test_the_limit_of_calls(bad, chat, h):
 def test_retries_count_as_calls(bad, chat, h):
     bad.todo = [500] * 9
     model = chat(bad.url, max_calls=2, retries=5)
-    with pytest.raises(PromptrecError, match="500"):
+    with pytest.raises(PromptrecError, match="2 requests were sent.*max_calls=2"):
         one(model, h)
     assert len(bad.seen) == 2
     with pytest.raises(PromptrecError, match="max_calls=2"):
@@ -437,7 +699,7 @@ def test_the_limit_of_cost(bad, chat, h):
         model.answers(h, CANDIDATES)
     assert len(bad.seen) == 2 and model.cost == pytest.approx(0.072)
     bad.todo, model = [500] * 9, chat(bad.url, max_cost=0.04, retries=9, **price)
-    with pytest.raises(PromptrecError, match="500"):
+    with pytest.raises(PromptrecError, match="The next request may cost.*max_cost=0.04"):
         one(model, h, 2)
     assert 1 <= model.calls < 10 and model.cost <= 0.04
 

@@ -91,6 +91,7 @@ def check_packages(declared: list[str]) -> Iterator[Finding]:
 # %% ../../nbs/8_predict/04_doctor.ipynb #300d5f2c
 EXTRAS = {  # what each is for
     "notebooks": "JupyterLab, and the notebooks with their parameters from papermill",
+    "chat": "models behind a server",
     "tune": "searches by Optuna",
     "demo": "the page to look at, with Voila",
     "track": "TensorBoard",
