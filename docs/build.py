@@ -111,6 +111,9 @@ def notebook_page(path: Path) -> nbformat.NotebookNode:
             cell.source = diagrams(relink(cell.source, path))
         elif cell.cell_type == "code":
             cell.source = re.sub(r"(?m)^#\| ?\w.*\n?", "", cell.source)
+            for output in [o for o in cell.outputs if "text/markdown" in o.get("data", {})]:
+                output.data["text/markdown"] = relink(output.data["text/markdown"], path)
+            cell.outputs = [o for o in cell.outputs if o.get("data", {}).get("text/markdown") != ""]
             if "output only" in tags:
                 cell.metadata["tags"] = ["remove-input"]
         if cell.source.strip():

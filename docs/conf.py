@@ -15,6 +15,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
 # Notebooks: shown as they are committed, never run
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # so that links in outputs are those of pages
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 
