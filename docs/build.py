@@ -18,6 +18,7 @@ from sphinx.cmd.build import main as sphinx
 
 ROOT = Path(__file__).parent.parent
 GITHUB = "https://github.com/promptrec/promptrec"
+# Notebooks that run things, in this order; others follow
 RUN = ["train", "tune", "run_all", "tables", "figures", "benchmark", "speed"]
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")  # a relative target of a Markdown link
 
@@ -114,8 +115,8 @@ def notebook_page(path: Path) -> nbformat.NotebookNode:
             for output in [o for o in cell.outputs if "text/markdown" in o.get("data", {})]:
                 output.data["text/markdown"] = relink(output.data["text/markdown"], path)
             cell.outputs = [o for o in cell.outputs if o.get("data", {}).get("text/markdown") != ""]
-            if "output only" in tags:
-                cell.metadata["tags"] = ["remove-input"]
+            if {"hide", "output only"} & set(tags):  # of the front page, see .ci/readme.py
+                cell.metadata["tags"] = ["hide-input"]
         if cell.source.strip():
             cells.append(cell)
     nb.cells = cells
@@ -279,9 +280,11 @@ def lay_out(folder: Path) -> None:
     lay_out_figures(pages)
     for path in [*(ROOT / "docs" / "how").glob("*.md"), ROOT / "CONTRIBUTING.md"]:
         pages.write(path.relative_to(ROOT).as_posix(), relink(path.read_text(), path))
+    top = [path.stem for path in notebooks(ROOT / "nbs") if path.stem != "index"]
+    runs = [*RUN, *(name for name in top if name not in RUN)]
     contents = {
         "Chapters": [f"nbs/{c.name}/index" for c in chapters()],
-        "Notebooks that run things": [f"nbs/{name}" for name in RUN],
+        "Notebooks that run things": [f"nbs/{name}" for name in runs],
     }
     front = ROOT / "docs" / "index.md"  # which is the site's root, one folder up
     text = LINK.sub(lambda link: up(link[0]), relink(front.read_text(), front))
