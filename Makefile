@@ -5,7 +5,7 @@ BIN := .venv/bin
 PARAMS ?=
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: train test lint lab readme clean
+.PHONY: train test lint lab readme docs clean
 
 train: .venv/ready
 	mkdir -p runs
@@ -17,7 +17,7 @@ test: .venv/ready
 
 lint: .venv/ready
 	$(BIN)/ruff check
-	$(BIN)/ruff format --check nbs tests .ci setup.py
+	$(BIN)/ruff format --check nbs tests docs .ci setup.py
 	$(BIN)/mypy
 
 lab: .venv/ready
@@ -25,6 +25,10 @@ lab: .venv/ready
 
 readme: .venv/ready
 	$(BIN)/python .ci/readme.py
+
+# The site, _docs/html/index.html: notebooks as they are committed, none is run.
+docs: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py
 
 # JupyterLab writes its own metadata into every notebook that is opened; what is saved leaves it out.
 .venv/ready: requirements.txt setup.py settings.ini
@@ -37,4 +41,4 @@ readme: .venv/ready
 	touch .venv/ready
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs _docs

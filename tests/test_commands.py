@@ -1,4 +1,4 @@
-"""Every command that README, CONTRIBUTING and the notebooks show, and the code of CONTRIBUTING."""
+"""Every command that README, CONTRIBUTING, the site and notebooks show, and the code of pages."""
 
 import ast
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from promptrec.data.custom import read_folder
 from promptrec.data.registry import DATASETS, datasets_at_hand
 from promptrec.experiments.parameters import configure, known_parameters
 from promptrec.experiments.registry import MODELS
@@ -26,8 +27,9 @@ OWN_MODELS = {  # the names that commands show for a model of one's own, and wha
 
 def texts():
     "The prose that shows commands, by the file it is in."
-    for name in ("README.md", "CONTRIBUTING.md"):
-        yield name, (ROOT / name).read_text()
+    pages = sorted((ROOT / "docs").rglob("*.md"))
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *pages):
+        yield path.name, path.read_text()
     for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
         yield path.name, "\n".join(c.source for c in cells if c.cell_type == "markdown")
@@ -132,3 +134,26 @@ def test_the_code_of_contributing_runs_and_is_short(monkeypatch):
     for block in blocks:
         assert len([line for line in block.splitlines() if line.strip()]) <= 30
         exec(compile(block, "CONTRIBUTING.md", "exec"), {})
+
+
+def test_the_data_of_the_how_to_page_are_read(tmp_path):
+    tables = fences("docs/how/own-data.md", "text")
+    for name, table in zip(("interactions", "items"), tables):
+        (tmp_path / f"{name}.csv").write_text(table)
+    dataset = read_folder(tmp_path)
+    assert dataset.users.tolist() == ["ann", "bob"] and len(dataset) == 3
+    assert dataset.titles.tolist() == ["Middlemarch", "Les Misérables"]
+
+
+def test_the_model_of_the_how_to_page_runs(own, tmp_path):
+    [code] = fences("docs/how/own-model.md", "python")
+    (tmp_path / "my_model.py").write_text(code)
+    model = f"{tmp_path / 'my_model.py'}:MyModel"
+    given = {"dataset": str(own), "preset": "tiny", "candidates": "uniform-5"}
+    mine, known = (
+        configure(model=name, out_dir=str(tmp_path / "runs"), **given)
+        for name in (model, "popularity")
+    )
+    prepared = prepare(known)
+    mine, known = execute(mine, prepared).record, execute(known, prepared).record
+    assert mine["metrics"]["test"]["full"] == known["metrics"]["test"]["full"]

@@ -190,7 +190,8 @@ def test_chapters_end_with_what_was_not_obvious_and_a_link_to_the_next(root):
 
 
 def test_links_between_notebooks_lead_somewhere(root):
-    for path in [*notebooks(root), root / "README.md", root / "CONTRIBUTING.md"]:
+    pages = [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").rglob("*.md")]
+    for path in [*notebooks(root), *pages]:
         texts = cells_of(path, "markdown") if path.suffix == ".ipynb" else [path.read_text()]
         for text in texts:
             for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)\s#]+)", text):
