@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SLOW = (
+    "test_docs.py",
     "test_commands.py",
     "test_runs.py",
     "test_preparation.py",
