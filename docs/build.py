@@ -19,7 +19,7 @@ from sphinx.cmd.build import main as sphinx
 ROOT = Path(__file__).parent.parent
 GITHUB = "https://github.com/promptrec/promptrec"
 # Notebooks that run things, in this order; others follow
-RUN = ["train", "tune", "run_all", "tables", "figures", "benchmark", "speed"]
+RUN = ["train", "recommend", "tune", "run_all", "tables", "figures", "benchmark", "speed"]
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")  # a relative target of a Markdown link
 
 
