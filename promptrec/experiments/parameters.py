@@ -33,6 +33,7 @@ from .records import record_name
 from .registry import MODELS, Model, find_model, pick_preset
 from ..mibert.encoder import find_backbone
 from ..training.loop import LoopSettings, pick_precision
+from ..training.trackers import TRACKERS
 
 # %% ../../nbs/7_experiments/03_parameters.ipynb #c010
 PRETRAINED = ("backbone", "llm")  # settings that name a pre-trained model, or its folder
@@ -105,6 +106,8 @@ class Run:
     data_dir: str | None = None  # where archives or unpacked data lie; None: PROMPTREC_DATA
     out_dir: str = "runs"  # where records, weights, candidates and checkpoints go
     resume: bool = False  # go on from the checkpoint of the same run, if there is one
+    # who shows the curves beside the record: tensorboard, mlflow, wandb, trackio; None: nobody
+    track: str | None = None
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "max_history tuned")
@@ -217,8 +220,9 @@ def _protocol(given: dict[str, Any]) -> dict[str, Any]:
     usual = {name: getattr(recipe, name) for name in ("split", "candidates", "max_history")}
     given = usual | given
     given["split"] = known_name("split", given["split"], SPLITS)
-    if "repeats" in given:
-        given["repeats"] = known_name("repeats", given["repeats"], REPEATS)
+    for name, known in (("repeats", REPEATS), ("track", TRACKERS)):
+        if name in given:
+            given[name] = known_name(name, given[name], known)
     if given["split"] != "time" and ("t1" in given or "t2" in given):
         raise PromptrecError("Parameters t1 and t2 belong to split='time'.")
     return given | {"candidates": candidates_name(given["candidates"])}

@@ -478,7 +478,8 @@ class Loop:
     With a `folder` it keeps `checkpoint.pt` there after every epoch, every 20 minutes and on
     interruption (of several processes: after epochs alone). `resume=True` goes on from it, or
     begins if there is none; without `resume` an old one is deleted. `fingerprint` holds by name
-    what a run must share with the checkpoint it goes on from. `progress` shows a bar. After `run`,
+    what a run must share with the checkpoint it goes on from. `progress` shows a bar. `report` is
+    called with the row of curves of each epoch, once its checkpoint is saved. After `run`,
     `earlier` has the seconds that had gone into the checkpoint.
     """
 
@@ -489,12 +490,14 @@ class Loop:
         resume: bool = False,
         fingerprint: dict | None = None,
         progress: bool = False,
+        report: Callable[[dict[str, Any]], None] | None = None,
     ):
         self.settings = settings
         self.checkpoint = None if folder is None else Path(folder) / "checkpoint.pt"
         self.resume = resume
         self.fingerprint = fingerprint or {}
         self.progress = progress
+        self.report = report
         self.earlier = 0.0
 
     def run(
@@ -562,6 +565,8 @@ class Loop:
                     bar.set_postfix_str(f"{s.monitor} {value:.4f}")
                 state.end_epoch(row, value, model, keep_from)
                 save()
+                if self.report:
+                    self.report(row)
                 if signals:
                     raise interruption()
 
