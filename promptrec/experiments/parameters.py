@@ -30,7 +30,7 @@ from ..evaluation.candidates import candidates_name
 from ..evaluation.metrics import metrics
 from ..evaluation.split import REPEATS, SPLITS
 from .records import record_name
-from .registry import MODELS, Model, find_model, pick_preset
+from .registry import MODELS, Model, find_model, has_preset, pick_preset
 from ..mibert.encoder import find_backbone
 from ..training.loop import LoopSettings, pick_precision
 from ..training.trackers import TRACKERS
@@ -44,6 +44,7 @@ PRETRAINED = ("backbone", "llm")  # settings that name a pre-trained model, or i
 LATER = {
     "accumulate": 1,
     "compile": "no",
+    "four_bit": False,
     "reading": "tokens",
     "text_titles": False,
     "mlm_head": False,
@@ -84,7 +85,7 @@ class Run:
 
     dataset: str = "ml-100k"  # a name of DATASETS, or the folder of one's own data
     model: str = "mibert"  # name of the model, as records have it
-    preset: str = "quick"  # size of model and training: paper, best, quick, tiny
+    preset: str = "quick"  # size of model and training: paper, best, quick, tiny, small-gpu
     seed: int = 0  # of the model's start, its dropout and the order of its examples
     split: str = "leave-one-out"  # leave-one-out, users (8:1:1) or time
     candidates: str = "popularity-100"  # how negatives are drawn, and how many; full: none
@@ -292,6 +293,12 @@ def configure(**given: Any) -> Run:
     }
     of_run = _with_paths(of_run, row)
     of_run |= {"model": model, "preset": pick_preset(of_run.get("preset", "auto"))}
+    if not has_preset(row, of_run["preset"]):
+        having = [name for name, row in MODELS.items() if has_preset(row, of_run["preset"])]
+        raise PromptrecError(
+            f"{model} has no preset {of_run['preset']!r}, which is for {', '.join(having)}: use "
+            "another, such as 'paper'."
+        )
     run = Run(**_protocol(of_run), own=row if row.sha256 else None)
     if run.candidates == "full" and not row.full:
         raise PromptrecError(
@@ -320,9 +327,14 @@ def configure(**given: Any) -> Run:
 
 # %% ../../nbs/7_experiments/03_parameters.ipynb #c013
 def same_protocol(run: Run, model: str) -> Run:
-    "The run of another model on the same data, by the same protocol, preset and seed."
+    """The run of another model on the same data, by the same protocol, preset and seed; for
+    'small-gpu', at 'paper' where the model does not have it.
+    """
     given = {name: getattr(run, name) for name in _RUN_TYPES if name != "tuned"}
-    given["literal"] = run.literal and bool(find_model(model)[1].literal)
+    row = find_model(model)[1]
+    given["literal"] = run.literal and bool(row.literal)
+    if not has_preset(row, run.preset):
+        given["preset"] = "paper"  # which it is but for memory
     return configure(**given | {"model": model})
 
 # %% ../../nbs/7_experiments/03_parameters.ipynb #faa8e32e
