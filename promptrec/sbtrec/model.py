@@ -122,7 +122,9 @@ def with_lora(llm: PreTrainedModel, settings: SbtRecSettings) -> PreTrainedModel
     "`llm` frozen, with LoRA adapters on all linear layers of its blocks (rank 0: none)."
     llm.requires_grad_(False)
     if settings.recompute:
-        llm.gradient_checkpointing_enable({"use_reentrant": False})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the name that all versions have
+            llm.gradient_checkpointing_enable({"use_reentrant": False})
     if not settings.lora_rank:
         return llm
     lora = LoraConfig(
