@@ -3,6 +3,7 @@ figures drawn from records alone.
 """
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,14 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch import nn
 
-from promptrec.core import rng, seed_everything
+from promptrec.core import PromptrecError, rng, seed_everything
+from promptrec.experiments.grid import GRID
 from promptrec.experiments.parameters import configure
-from promptrec.experiments.registry import MODELS
+from promptrec.experiments.registry import MODELS, pick_preset
 from promptrec.experiments.run import execute, prepare, restore
+from promptrec.sbtrec import language_model
 from promptrec.sbtrec import model as sbtrec_model
 from promptrec.sbtrec.language_model import load_llm
 from promptrec.sbtrec.model import PromptBatches, SbtRec
@@ -218,6 +222,80 @@ def test_precisions_agree(trained_data):
         low = one_step(built(trained_data, half_precision=half), trained_data, True)
         assert abs(low["loss"] - exact["loss"]) < 0.01 * exact["loss"]
         assert all(torch.isfinite(value).all() for value in low.values())
+
+
+# A language model in four bits ------------------------------------------------------------------
+
+
+class Packed(nn.Linear):
+    "Stands in for a layer in four bits: its weights are bytes, and floats for a product alone."
+
+    def __init__(self, layer):
+        super().__init__(layer.in_features, layer.out_features, bias=False)
+        self.scale = layer.weight.detach().float().abs().amax(1, keepdim=True) / 7.5
+        level = (layer.weight.detach().float() / self.scale + 7.5).round().byte()
+        self.weight = nn.Parameter(level[:, ::2] * 16 + level[:, 1::2], requires_grad=False)
+
+    def floats(self):
+        level = torch.stack([self.weight // 16, self.weight % 16], -1).flatten(1)
+        return (level - 7.5) * self.scale
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.floats().to(x.dtype))
+
+
+def packed_llm(kept_packed):
+    "As `load_llm`, the linear layers of the blocks in sixteen levels: packed, or again as floats."
+
+    def load(name, layers, dtype, data_dir, four_bit):
+        llm, tokenizer = load_llm(name, layers, dtype, data_dir)
+        for block in llm.model.layers:
+            for part in (block.self_attn, block.mlp):
+                for layer_name, layer in list(part.named_children()):
+                    if type(layer) is nn.Linear and kept_packed:
+                        setattr(part, layer_name, Packed(layer))
+                    elif type(layer) is nn.Linear:
+                        layer.weight.data = Packed(layer).floats().to(dtype)
+        return llm, tokenizer
+
+    return load
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_packed_language_model_trains_as_its_floats_do(recompute, trained_data, monkeypatch):
+    steps = []
+    for kept_packed in (True, False):
+        monkeypatch.setattr(sbtrec_model, "load_llm", packed_llm(kept_packed))
+        model = built(trained_data, dropout=0.0, recompute=recompute)
+        kinds = {p.dtype for p in model.net.parameters()}
+        assert (torch.uint8 in kinds) == kept_packed
+        steps.append(one_step(model, trained_data))
+    assert furthest(*steps) < 2e-5
+
+
+def test_the_preset_for_a_small_gpu_says_what_it_lacks(llm, films, tmp_path, monkeypatch):
+    given = {"dataset": films, "model": "tallrec", "split": "users", "candidates": "uniform-4"}
+    run = configure(**given, preset="small-gpu", llm=llm, out_dir=str(tmp_path))
+    assert (run.settings.four_bit, run.loop.accumulate) == (True, 8)
+    data = prepare(run)
+    monkeypatch.setattr(language_model.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(PromptrecError, match="pip install bitsandbytes"):
+        execute(run, data)
+    monkeypatch.setattr(language_model.importlib.util, "find_spec", lambda name: name)
+    cpu = SimpleNamespace(device=torch.device("cpu"))
+    monkeypatch.setattr(language_model, "this_process", lambda: cpu)
+    with pytest.raises(PromptrecError, match="needs a GPU, and this process has the device cpu"):
+        execute(run, data)
+
+
+def test_nothing_picks_the_small_gpu_by_itself(monkeypatch):
+    for gpu in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        assert pick_preset("auto") == ("paper" if gpu else "quick")
+    for model in SbtRec.variants:
+        for preset in ("paper", "best", "quick", "tiny"):
+            assert not configure(model=model, preset=preset).settings.four_bit
+    assert not any(given.get("preset") == "small-gpu" for rows in GRID.values() for given in rows)
 
 
 def test_adapters_are_files_of_peft(trained_data, llm, tmp_path):

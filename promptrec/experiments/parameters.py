@@ -32,9 +32,10 @@ from ..evaluation.candidates import candidates_name
 from ..evaluation.metrics import metrics
 from ..evaluation.split import REPEATS, SPLITS
 from .records import record_name
-from .registry import MODELS, Model, find_model, pick_preset
+from .registry import MODELS, Model, find_model, has_preset, pick_preset
 from ..mibert.encoder import find_backbone
 from ..training.loop import LoopSettings, pick_precision
+from ..training.trackers import TRACKERS
 
 # %% ../../nbs/7_experiments/03_parameters.ipynb #c010
 PRETRAINED = ("backbone", "llm")  # settings that name a pre-trained model, or its folder
@@ -49,6 +50,7 @@ UNRECORDED = ("at_once",)
 LATER = {
     "accumulate": 1,
     "compile": "no",
+    "four_bit": False,
     "reading": "tokens",
     "text_titles": False,
     "mlm_head": False,
@@ -90,7 +92,7 @@ class Run:
 
     dataset: str = "ml-100k"  # a name of DATASETS, or the folder of one's own data
     model: str = "mibert"  # name of the model, as records have it
-    preset: str = "quick"  # size of model and training: paper, best, quick, tiny
+    preset: str = "quick"  # size of model and training: paper, best, quick, tiny, small-gpu
     seed: int = 0  # of the model's start, its dropout and the order of its examples
     split: str = "leave-one-out"  # leave-one-out, users (8:1:1) or time
     candidates: str = "popularity-100"  # how negatives are drawn, and how many; full: none
@@ -114,6 +116,8 @@ class Run:
     data_dir: str | None = None  # where archives or unpacked data lie; None: PROMPTREC_DATA
     out_dir: str = "runs"  # where records, weights, candidates and checkpoints go
     resume: bool = False  # go on from the checkpoint of the same run, if there is one
+    # who shows the curves beside the record: tensorboard, mlflow, wandb, trackio; None: nobody
+    track: str | None = None
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "max_history tuned")
@@ -248,8 +252,9 @@ def _protocol(given: dict[str, Any]) -> dict[str, Any]:
     usual = {name: getattr(recipe, name) for name in ("split", "candidates", "max_history")}
     given = usual | given
     given["split"] = known_name("split", given["split"], SPLITS)
-    if "repeats" in given:
-        given["repeats"] = known_name("repeats", given["repeats"], REPEATS)
+    for name, known in (("repeats", REPEATS), ("track", TRACKERS)):
+        if name in given:
+            given[name] = known_name(name, given[name], known)
     if given["split"] != "time" and ("t1" in given or "t2" in given):
         raise PromptrecError("Parameters t1 and t2 belong to split='time'.")
     return given | {"candidates": candidates_name(given["candidates"])}
@@ -318,6 +323,12 @@ def configure(**given: Any) -> Run:
     of_run = {name: _typed(name, given[name], _RUN_TYPES[name]) for name in names}
     of_run = _with_paths(of_run, row)
     of_run |= {"model": model, "preset": pick_preset(of_run.get("preset", "auto"))}
+    if not has_preset(row, of_run["preset"]):
+        having = [name for name, row in MODELS.items() if has_preset(row, of_run["preset"])]
+        raise PromptrecError(
+            f"{model} has no preset {of_run['preset']!r}, which is for {', '.join(having)}: use "
+            "another, such as 'paper'."
+        )
     run = Run(**_protocol(of_run), own=row if row.sha256 else None)
     if run.candidates == "full" and not row.full:
         raise PromptrecError(
@@ -363,10 +374,15 @@ def settings_of(record: dict[str, Any], row: Model, data_dir: str | None = None)
 
 
 def same_protocol(run: Run, model: str) -> Run:
-    "The run of another model on the same data, by the same protocol, preset and seed."
+    """The run of another model on the same data, by the same protocol, preset and seed; for
+    'small-gpu', at 'paper' where the model does not have it.
+    """
     own = ("tuned", "sampler", "start")  # of this model alone
     given = {name: getattr(run, name) for name in _RUN_TYPES if name not in own}
-    given["literal"] = run.literal and bool(find_model(model)[1].literal)
+    row = find_model(model)[1]
+    given["literal"] = run.literal and bool(row.literal)
+    if not has_preset(row, run.preset):
+        given["preset"] = "paper"  # which it is but for memory
     return configure(**given | {"model": model})
 
 # %% ../../nbs/7_experiments/03_parameters.ipynb #faa8e32e

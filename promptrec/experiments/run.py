@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Prepared', 'split_of', 'prepare', 'few_candidates', 'validation', 'about_targets', 'evaluate_run', 'build',
            'fingerprint', 'teacher_of', 'train', 'Result', 'check_record_of', 'check_output', 'metrics_by_protocol',
-           'describe_repeats', 'run_probes', 'model_notes', 'describe_run', 'execute', 'finished_runs', 'restore',
-           'parse_arguments', 'main']
+           'describe_repeats', 'run_probes', 'model_notes', 'describe_run', 'metric_values', 'execute', 'finished_runs',
+           'restore', 'parse_arguments', 'main']
 
 # %% ../../nbs/7_experiments/04_run.ipynb #p0000002
 import json
@@ -56,6 +56,7 @@ from promptrec.experiments.records import (
     write_record,
 )
 from ..training.loop import Loop, this_process
+from ..training.trackers import tracking
 
 # %% ../../nbs/7_experiments/04_run.ipynb #c023
 @dataclass(frozen=True, eq=False)
@@ -194,9 +195,10 @@ def train(
     data: Prepared,
     progress: bool = False,
     stop: Callable[[list[dict]], bool] | None = None,
+    report: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[Recommender, pd.DataFrame, float]:
     """The fitted model of a run, its curves (one row an epoch), and the seconds that went into it
-    all. The test part is not looked at. `stop`: see `Loop`.
+    all. The test part is not looked at. `stop` and `report`: see `Loop`.
     """
     started = time.perf_counter()
     seed_everything(run.seed)
@@ -208,8 +210,8 @@ def train(
         cast(Any, model).learn_from(teacher_of(run, data).item_vectors(), run.seed)
     loop = None
     if run.loop:
-        known = fingerprint(run, data, model)
-        loop = Loop(run.loop, run.folder, run.resume, known, progress, stop)
+        same = fingerprint(run, data, model)
+        loop = Loop(run.loop, run.folder, run.resume, same, progress, stop, report)
     full = "valid" in run.row.full or run.monitor.startswith("full ")
     curves = model.fit(data.split, loop, validation(model, data, full))
     if curves is None:  # a model of one's own may return nothing
@@ -375,27 +377,41 @@ def describe_run(
     }
 
 # %% ../../nbs/7_experiments/04_run.ipynb #4ff68693
+def metric_values(record: dict[str, Any]) -> dict[str, float]:
+    "The test metrics of a record by name, such as 'test/full/recall@10', without their intervals."
+    return {
+        f"test/{protocol}/{name}": found["value"]
+        for protocol, metrics in record["metrics"]["test"].items()
+        for name, found in metrics.items()
+    }
+
+
 def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
-    "Train, evaluate on the test part, and write record, ranks, weights, candidates in `out_dir`."
+    """Train, evaluate on the test part, and write record, ranks, weights, candidates in `out_dir`.
+    A tracker that is asked for is told of each epoch and of the test metrics.
+    """
     check_output(run, data)
     code = git_state()  # what runs, whatever is edited meanwhile
     reset_peak_memory()
-    model, curves, trained = train(run, data, progress)
-    started = time.perf_counter()
-    ranks = evaluate_run(model, data, "test" in run.row.full, progress)
-    probes = run_probes(model, data, ranks)
     out_dir, here = project_path(run.out_dir), this_process()
-    if here.is_main_process:
-        if run.own:  # those of this package make the folder where they have something to save
-            run.folder.mkdir(parents=True, exist_ok=True)
-        model.save(run.folder)
-        for part, c in data.candidates.items():
-            save_candidates(c, data.split, part, out_dir / "candidates")
-        seconds = trained + time.perf_counter() - started
-        record = describe_run(run, data, model, curves, ranks, probes, seconds, code)
-        write_record(record, ranks, out_dir)
-        for checkpoint in run.folder.rglob("checkpoint.pt"):
-            checkpoint.unlink()  # nothing is left to resume
+    goes_on = run.resume and (run.folder / "checkpoint.pt").exists()
+    with tracking(run.track, run.name, out_dir, run.config, goes_on) as log:
+        model, curves, trained = train(run, data, progress, lambda row: log(row, row["epoch"]))
+        started = time.perf_counter()
+        ranks = evaluate_run(model, data, "test" in run.row.full, progress)
+        probes = run_probes(model, data, ranks)
+        if here.is_main_process:
+            if run.own:  # those of this package make the folder where they have something to save
+                run.folder.mkdir(parents=True, exist_ok=True)
+            model.save(run.folder)
+            for part, c in data.candidates.items():
+                save_candidates(c, data.split, part, out_dir / "candidates")
+            seconds = trained + time.perf_counter() - started
+            record = describe_run(run, data, model, curves, ranks, probes, seconds, code)
+            write_record(record, ranks, out_dir)
+            log(metric_values(record), len(curves))
+            for checkpoint in run.folder.rglob("checkpoint.pt"):
+                checkpoint.unlink()  # nothing is left to resume
     here.wait_for_everyone()
     path = out_dir / f"{run.name}.json"
     return Result(read_record(path), path, ranks, curves, model)

@@ -70,6 +70,7 @@ class SbtRecSettings:
     llm: str = "smollm2-135m"
     layers: int | None = None  # its first blocks alone; None: all, as in the paper
     half_precision: bool = False  # its frozen weights in bfloat16; LLaRA: yes (assumption here)
+    four_bit: bool = False  # its frozen linear layers in 4 bits (NF4), the rest in bfloat16; a GPU
     recompute: bool = False  # recompute activations: less memory, more time; same result
     behaviour: str = "sequence"  # which behaviour tokens, one of BEHAVIOURS (paper B, 3.4.4)
     place: str = "last"  # of the sequence's token, one of PLACES (3.4.4)
@@ -121,7 +122,9 @@ def with_lora(llm: PreTrainedModel, settings: SbtRecSettings) -> PreTrainedModel
     "`llm` frozen, with LoRA adapters on all linear layers of its blocks (rank 0: none)."
     llm.requires_grad_(False)
     if settings.recompute:
-        llm.gradient_checkpointing_enable({"use_reentrant": False})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the name that all versions have
+            llm.gradient_checkpointing_enable({"use_reentrant": False})
     if not settings.lora_rank:
         return llm
     lora = LoraConfig(
@@ -139,10 +142,12 @@ def with_lora(llm: PreTrainedModel, settings: SbtRecSettings) -> PreTrainedModel
 
 def own_precision(lm: PreTrainedModel, wanted: str | None = None) -> AbstractContextManager:
     """Autocast for passes through a language model in float32: `wanted` (see `pick_precision`), by
-    default as it is. None for one whose weights are of lower precision themselves.
+    default as it is. None for one whose weights are of lower precision themselves, unless they are
+    packed: peft would compute the adapters of those in float32.
     """
     if lm.dtype != torch.float32:
-        return torch.autocast(lm.device.type, enabled=False)
+        packed = getattr(lm, "is_loaded_in_4bit", False)
+        return torch.autocast(lm.device.type, lm.dtype, enabled=packed)
     return nullcontext() if wanted is None else autocast_to(wanted, lm.device.type)
 
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c009
@@ -595,9 +600,12 @@ _LORA_TRAINING = {
     "schedule": "cosine",  # section 4.5
     "warmup": 0.05,  # share of the steps (LLaRA)
 }
+# 5 epochs: LLaRA; the paper says beam search (3.5.1), but not how wide
+_PAPER = {**_LORA_TRAINING, "epochs": 5, "patience": 5, "batch_size": 64, "beams": 5}
 _PRESETS = {
-    # 5 epochs: LLaRA; the paper says beam search (3.5.1), but not how wide
-    "paper": {**_LORA_TRAINING, "epochs": 5, "patience": 5, "batch_size": 64, "beams": 5},
+    "paper": _PAPER,
+    # a model of 7 billion weights on a card of 24 GB: eight prompts at a time
+    "small-gpu": {**_PAPER, "four_bit": True, "recompute": True, "accumulate": 8},
     # what a small language model learns to read in half an hour of two CPU cores
     "quick": {
         **_LORA_TRAINING,
@@ -715,8 +723,11 @@ class SbtRec(Recommender):
     ) -> None:
         self.dataset = dataset
         self.settings = settings
-        dtype = torch.bfloat16 if settings.half_precision else torch.float32
-        llm, self.tokenizer = load_llm(settings.llm, settings.layers, dtype, data_dir)
+        half = settings.half_precision or settings.four_bit
+        dtype = torch.bfloat16 if half else torch.float32
+        llm, self.tokenizer = load_llm(
+            settings.llm, settings.layers, dtype, data_dir, settings.four_bit
+        )
         self.base_weights = weights_hash(llm)
         how = (settings.max_tokens, settings.place, settings.plain_titles)
         self.text = HybridPrompts(dataset, self.tokenizer, "none", *how)

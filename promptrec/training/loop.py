@@ -479,7 +479,8 @@ class Loop:
     interruption (of several processes: after epochs alone). `resume=True` goes on from it, or
     begins if there is none; without `resume` an old one is deleted. `fingerprint` holds by name
     what a run must share with the checkpoint it goes on from. `progress` shows a bar. `stop` is
-    told the rows so far before each epoch, and ends the run there by returning True. After `run`,
+    told the rows so far before each epoch, and ends the run there by returning True; `report` is
+    called with the row of curves of each epoch, once its checkpoint is saved. After `run`,
     `earlier` has the seconds that had gone into the checkpoint.
     """
 
@@ -491,6 +492,7 @@ class Loop:
         fingerprint: dict | None = None,
         progress: bool = False,
         stop: Callable[[list[dict]], bool] | None = None,
+        report: Callable[[dict[str, Any]], None] | None = None,
     ):
         self.settings = settings
         self.checkpoint = None if folder is None else Path(folder) / "checkpoint.pt"
@@ -498,6 +500,7 @@ class Loop:
         self.fingerprint = fingerprint or {}
         self.progress = progress
         self.stop = stop or (lambda rows: False)
+        self.report = report
         self.earlier = 0.0
 
     def run(
@@ -567,6 +570,8 @@ class Loop:
                     bar.set_postfix_str(f"{s.monitor} {value:.4f}")
                 state.end_epoch(row, value, model, keep_from)
                 save()
+                if self.report:
+                    self.report(row)
                 if signals:
                     raise interruption()
 
