@@ -396,7 +396,9 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
     out_dir, here = project_path(run.out_dir), this_process()
     goes_on = run.resume and (run.folder / "checkpoint.pt").exists()
     with tracking(run.track, run.name, out_dir, run.config, goes_on) as log:
-        model, curves, trained = train(run, data, progress, lambda row: log(row, row["epoch"]))
+        model, curves, trained = train(
+            run, data, progress, report=lambda row: log(row, row["epoch"])
+        )
         started = time.perf_counter()
         ranks = evaluate_run(model, data, "test" in run.row.full, progress)
         probes = run_probes(model, data, ranks)

@@ -178,7 +178,7 @@ def _validated(
     """The validation metric of a run after each of its epochs (of a model that counts: one value),
     and the seconds that it took. `stop`: see `Loop`.
     """
-    model, curves, seconds = train(run, data, progress, stop)
+    model, curves, seconds = train(run, data, progress, stop=stop)
     if len(curves):
         return curves[run.monitor].tolist(), seconds
     return [validation(model, data)()[run.monitor]], seconds
