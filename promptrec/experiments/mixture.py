@@ -23,6 +23,7 @@ from .records import git_state, read_record, write_record
 from promptrec.experiments.run import (
     Prepared,
     Result,
+    describe_lists,
     describe_run,
     evaluate_run,
     finished_runs,
@@ -122,10 +123,12 @@ def mix(
     settings = MixtureSettings((members[0], members[1]), model.weight, weight is None)
     name = f"mixture-{runs[0].model}-{runs[1].model}" + "-chosen" * settings.chosen
     run = replace(runs[0], model=name, settings=settings, loop=None)
-    ranks = evaluate_run(model, data, "test" in parts, progress)
+    found = evaluate_run(model, data, "test" in parts, progress)
+    ranks = found.drop(columns="best", errors="ignore")
     curves = pd.DataFrame()
     seconds = time.perf_counter() - started
-    record = describe_run(run, data, model, curves, ranks, {}, seconds, code)
+    optional = {"beyond": describe_lists(found, data)}
+    record = describe_run(run, data, model, curves, ranks, optional, seconds, code)
     path = write_record(record, ranks, project_path(out_dir))
     return Result(read_record(path), path, ranks, curves, model)
 
