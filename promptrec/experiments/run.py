@@ -398,8 +398,8 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
         model.save(run.folder)
         for part, c in data.candidates.items():
             save_candidates(c, data.split, part, out_dir / "candidates")
-        optional = {"probes": probes, "beyond": describe_lists(found, data)}
         seconds = trained + time.perf_counter() - started
+        optional = {"probes": probes, "beyond": describe_lists(found, data)}
         record = describe_run(run, data, model, curves, ranks, optional, seconds, code)
         write_record(record, ranks, out_dir)
         for checkpoint in run.folder.rglob("checkpoint.pt"):
