@@ -104,7 +104,7 @@ def hamming(common: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a + b - 2 * common
 
 # %% ../../nbs/2_evaluation/07_beyond.ipynb #d0f4850a
-_CELLS = 4_000_000  # pairs of items, or users x genres, held at once
+_CELLS = 400_000  # pairs of items, or users x genres, held at once
 
 
 def list_diversity(

@@ -23,7 +23,6 @@ from .records import git_state, read_record, write_record
 from promptrec.experiments.run import (
     Prepared,
     Result,
-    describe_lists,
     describe_run,
     evaluate_run,
     finished_runs,
@@ -127,8 +126,7 @@ def mix(
     ranks = found.drop(columns="best", errors="ignore")
     curves = pd.DataFrame()
     seconds = time.perf_counter() - started
-    optional = {"beyond": describe_lists(found, data)}
-    record = describe_run(run, data, model, curves, ranks, optional, seconds, code)
+    record = describe_run(run, data, model, curves, found, {}, seconds, code)
     path = write_record(record, ranks, project_path(out_dir))
     return Result(read_record(path), path, ranks, curves, model)
 

@@ -284,11 +284,12 @@ def describe_repeats(ranks: pd.DataFrame, data: Prepared) -> dict[str, Any]:
     return about | {"metrics": apart} if repeated.any() else about
 
 
-def describe_lists(found: pd.DataFrame, data: Prepared) -> dict[str, dict[str, float]]:
-    """What the lists of `evaluate_run` are like: `beyond` of RECORD_SCHEMA; empty where the full
-    catalogue was not ranked.
+def describe_lists(ranks: pd.DataFrame, data: Prepared) -> dict[str, Any]:
+    """What the lists of `evaluate_run` are like, as `beyond` of RECORD_SCHEMA; empty where the full
+    catalogue was not ranked, or for one user alone.
     """
-    return beyond_accuracy(np.stack(found["best"]), data.split) if "best" in found else {}
+    found = beyond_accuracy(np.stack(ranks["best"]), data.split) if "best" in ranks else {}
+    return {"beyond": found} if found else {}
 
 # %% ../../nbs/7_experiments/04_run.ipynb #caaac7fe
 def _parameter_counts(model: Recommender) -> dict[str, int]:
@@ -346,12 +347,12 @@ def describe_run(
     model: Recommender,
     curves: pd.DataFrame,
     ranks: pd.DataFrame,
-    optional: dict[str, Any],
+    probes: dict[str, Any],
     seconds: float,
     code: tuple[str | None, bool | None],
 ) -> dict[str, Any]:
-    """The record of a finished run (see `RECORD_SCHEMA`), with those of the `optional` parts that
-    are not empty; `code` is `git_state` at its start.
+    """The record of a finished run (see `RECORD_SCHEMA`), from what `evaluate_run` and `run_probes`
+    found; `code` is `git_state` at its start.
     """
     commit, dirty = code
     return {
@@ -376,7 +377,8 @@ def describe_run(
         "curves": curves.to_dict("records"),
         "metrics": {"test": metrics_by_protocol(ranks, data)},
         "repeats": describe_repeats(ranks, data),
-        **{name: part for name, part in optional.items() if part},
+        **describe_lists(ranks, data),
+        **({"probes": probes} if probes else {}),
         **({"base_weights": model.base_weights} if hasattr(model, "base_weights") else {}),
     }
 
@@ -399,8 +401,7 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
         for part, c in data.candidates.items():
             save_candidates(c, data.split, part, out_dir / "candidates")
         seconds = trained + time.perf_counter() - started
-        optional = {"probes": probes, "beyond": describe_lists(found, data)}
-        record = describe_run(run, data, model, curves, ranks, optional, seconds, code)
+        record = describe_run(run, data, model, curves, found, probes, seconds, code)
         write_record(record, ranks, out_dir)
         for checkpoint in run.folder.rglob("checkpoint.pt"):
             checkpoint.unlink()  # nothing is left to resume
