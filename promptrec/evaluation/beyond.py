@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['exposure', 'coverage', 'gini', 'coverage_without', 'gini_without', 'item_novelty', 'list_means', 'history_means',
-           'features_of', 'title_words', 'jaccard', 'hamming', 'list_diversity', 'miscalibration', 'beyond_accuracy']
+           'features_of', 'words_of', 'jaccard', 'hamming', 'list_diversity', 'miscalibration', 'beyond_accuracy']
 
 # %% ../../nbs/2_evaluation/07_beyond.ipynb #72b0be43
 import re
@@ -89,7 +89,7 @@ def features_of(names: Iterable[Iterable[str]]) -> csr_array:
     return csr_array((np.ones(len(code)), code, offsets), shape=(len(sets), max(1, len(known))))
 
 
-def title_words(titles: Iterable[str]) -> list[list[str]]:
+def words_of(titles: Iterable[str]) -> list[list[str]]:
     "The words and numbers of each title, in small letters."
     return [re.findall(r"[^\W_]+", title.lower()) for title in titles]
 
@@ -112,8 +112,8 @@ def list_diversity(
     features: csr_array,  # [V, F], see `features_of`
     distance: Callable[..., np.ndarray] = jaccard,
 ) -> np.ndarray:
-    """Mean distance of the pairs of items of each list [U]; 0 for a list of one item, NaN where no
-    pair has features.
+    """Mean distance of the pairs of items of each list [U]; 0 for a list of one item, NaN for an
+    empty one and where no pair has features.
     """
     left, right = np.triu_indices(lists.shape[1], 1)
     sizes, step = np.diff(features.indptr), max(1, _CELLS // max(1, len(left)))
@@ -128,7 +128,8 @@ def list_diversity(
         far = distance(features[a].multiply(features[b]).sum(1), sizes[a], sizes[b])
         with np.errstate(invalid="ignore"):
             mean = np.bincount(row, far, minlength=len(block)) / told.sum(1)
-        found[start : start + step] = np.where(pairs.any(1), mean, 0)
+        alone = np.where((block >= 0).any(1), 0, np.nan)
+        found[start : start + step] = np.where(pairs.any(1), mean, alone)
     return found
 
 # %% ../../nbs/2_evaluation/07_beyond.ipynb #6d00cd51
@@ -162,15 +163,16 @@ def _user_figures(lists: np.ndarray, split: Split, part: str) -> dict[str, np.nd
     "What each user has of each figure, or their effect on it [U], by name; NaN: none."
     ds, past, V = split.dataset, split.past(part), split.dataset.n_items
     exposed, genres = exposure(lists, V), features_of(ds.items["genres"])
-    words = features_of(title_words(ds.titles))
+    words = features_of(words_of(ds.titles))
     shown = list_means(lists, split.popularity)
     chosen = history_means(past, split.popularity)
     both = ~np.isnan(shown + chosen)
     lift = np.full(len(lists), np.nan)
-    a, b = shown[both], chosen[both]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        without = (a.sum() - a) / (b.sum() - b) - 1
-        lift[both] = effects(a.sum() / b.sum() - 1, without)
+    if both.sum() > 1:
+        a, b = shown[both], chosen[both]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            without = (a.sum() - a) / (b.sum() - b) - 1
+            lift[both] = effects(a.sum() / b.sum() - 1, without)
     return {
         "coverage": effects(coverage(exposed), coverage_without(lists, V)),
         "gini": effects(gini(exposed), gini_without(lists, V)),

@@ -301,8 +301,11 @@ def page_tables(table: pd.DataFrame, parts: list[list[str]]) -> list[tuple[str, 
 def data_set_table(dataset: str, table: pd.DataFrame) -> str:
     "The rows of one data set in Markdown below its name; said in words where all have a DASH."
     figures = table.drop(columns=["model", "preset", "seeds"])
-    text = table.reset_index(drop=True).to_markdown(index=False, disable_numparse=True)
-    return f"**{dataset}**\n\n" + ("No record has it yet." if figures.eq(DASH).all(None) else text)
+    if figures.eq(DASH).all(axis=None):
+        text = "No record has it yet."
+    else:
+        text = table.reset_index(drop=True).to_markdown(index=False, disable_numparse=True)
+    return f"**{dataset}**\n\n{text}"
 
 
 def as_paragraphs(table: pd.DataFrame, lead: str) -> str:
