@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ranks_of', 'user_metrics', 'metrics', 'progress_stream', 'NotebookLine', 'cell_line', 'progress_bar', 'own_rows',
-           'all_rows', 'evaluate', 'rivals']
+           'all_rows', 'top_items', 'evaluate', 'rivals']
 
 # %% ../../nbs/2_evaluation/04_metrics.ipynb #c002
 import sys
@@ -133,6 +133,23 @@ def all_rows(tables: list[pd.DataFrame]) -> pd.DataFrame:
         tables = [table for some in of_each for table in some]
     return pd.concat(tables).sort_index()
 
+# %% ../../nbs/2_evaluation/04_metrics.ipynb #629bdbfc
+def top_items(scores: np.ndarray, k: int) -> np.ndarray:
+    """The `k` items of highest score of each row, best first, from scores [B, V]: int64 [B, k], -1
+    where a row has no more items with a score above minus infinity.
+    """
+    B, V = scores.shape
+    last = torch.from_numpy(scores).topk(min(k, V)).values[:, -1].numpy()
+    reached = np.flatnonzero((scores >= last[:, None]) & (scores > -np.inf))
+    row, item = np.divmod(reached, V)
+    order = np.lexsort((-scores.ravel()[reached], row))  # keeps the order of items that tie
+    row, item = row[order], item[order]
+    place = np.arange(len(row)) - np.searchsorted(row, row)
+    lists = np.full((B, k), -1)
+    within = place < k
+    lists[row[within], place[within]] = item[within]
+    return lists
+
 # %% ../../nbs/2_evaluation/04_metrics.ipynb #c016
 def _scores(
     model: Recommender, histories: Histories, candidates: np.ndarray | None = None
@@ -153,19 +170,20 @@ def _scores(
     return scores
 
 
-def _full_ranks(
-    scores: np.ndarray, past: Histories, target: np.ndarray, repeats: str
-) -> np.ndarray:
-    """Ranks [B] of the targets, from scores [B, V], among all items; but for `repeats` 'keep' those
-    touched before are left out, though not the target.
+def _full_columns(
+    scores: np.ndarray, past: Histories, target: np.ndarray, repeats: str, best: int
+) -> dict[str, Any]:
+    """From scores [B, V] the columns `full`, ranks of the targets among all items, and, where
+    `best` is not 0, `best`. But for `repeats` 'keep' what was touched before is left out; a target
+    is ranked all the same.
     """
-    if repeats == "keep":
-        return ranks_of(scores, target)
     rows, scores = np.arange(len(target)), scores.copy()
-    kept = scores[rows, target]
-    scores[np.repeat(rows, past.lengths), past.item] = -np.inf
-    scores[rows, target] = kept
-    return ranks_of(scores, target)
+    of_targets = scores[rows, target]
+    if repeats != "keep":
+        scores[np.repeat(rows, past.lengths), past.item] = -np.inf
+    lists = {"best": list(top_items(scores, best))} if best else {}
+    scores[rows, target] = of_targets
+    return {"full": ranks_of(scores, target)} | lists
 
 # %% ../../nbs/2_evaluation/04_metrics.ipynb #c017
 # users x items scored at once: few enough for memory to be used again instead of being allocated
@@ -179,10 +197,11 @@ def evaluate(
     candidates: Candidates | None = None,  # of the same split and part; None: no sampled ranks
     full: bool = True,  # rank over the whole catalogue too
     progress: str = "",  # show a bar of this name
+    best: int = 0,  # where `full`: name so many items to recommend, too
 ) -> pd.DataFrame:
     """Ranks of the targets, one row each in the order of `split.rows(part)`: columns user, sampled,
-    full (as far as asked for). Processes share the rows, so all of them have to call it. Raises
-    `PromptrecError` where candidates or scores do not fit.
+    full (as far as asked for), and best, `top_items` [best] of each row. Processes share the rows,
+    so all of them have to call it. Raises `PromptrecError` where candidates or scores do not fit.
     """
     target, past, users = split.targets(part), split.past(part), split.users(part)
     if candidates is None and not full:
@@ -200,12 +219,12 @@ def evaluate(
             touched = past[block]
             shown = touched if split.max_history is None else touched.last(split.max_history)
             items = None if candidates is None else candidates.items[block]
-            ranks: dict[str, np.ndarray] = {}
+            ranks: dict[str, Any] = {}
             if full:
                 scores = _scores(model, shown)
                 if items is not None:
                     ranks["sampled"] = ranks_of(np.take_along_axis(scores, items, 1))
-                ranks["full"] = _full_ranks(scores, touched, target[block], split.repeats)
+                ranks |= _full_columns(scores, touched, target[block], split.repeats, best)
             else:
                 ranks["sampled"] = ranks_of(_scores(model, shown, items))
             tables.append(pd.DataFrame({"user": users[block]} | ranks, index=block))

@@ -122,10 +122,11 @@ def mix(
     settings = MixtureSettings((members[0], members[1]), model.weight, weight is None)
     name = f"mixture-{runs[0].model}-{runs[1].model}" + "-chosen" * settings.chosen
     run = replace(runs[0], model=name, settings=settings, loop=None)
-    ranks = evaluate_run(model, data, "test" in parts, progress)
+    found = evaluate_run(model, data, "test" in parts, progress)
+    ranks = found.drop(columns="best", errors="ignore")
     curves = pd.DataFrame()
     seconds = time.perf_counter() - started
-    record = describe_run(run, data, model, curves, ranks, {}, seconds, code)
+    record = describe_run(run, data, model, curves, found, {}, seconds, code)
     path = write_record(record, ranks, project_path(out_dir))
     return Result(read_record(path), path, ranks, curves, model)
 

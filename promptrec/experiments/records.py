@@ -133,6 +133,9 @@ RECORD_SCHEMA = {
         "base_weights": _HASH,  # of the pre-trained weights that the model began with, if any
         # what taking something away changes: name -> protocol -> metric, of the test part
         "probes": _object({}, _object({}, _METRICS)),
+        # what the lists of best items are like, such as coverage@10, where the full catalogue was
+        # ranked: see `beyond_accuracy`
+        "beyond": _METRICS,
     },
 )
 

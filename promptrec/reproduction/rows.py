@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['RowKey', 'RANKINGS', 'COST_TEXTS', 'model_label', 'printed_label', 'preset_label', 'data_label', 'run_key',
-           'row_label', 'language_model', 'Results', 'read_users', 'read_results', 'Measure', 'measure', 'compare_rows',
-           'signed', 'rival_row', 'family', 'standing', 'clock', 'run_seconds', 'device_name', 'is_capped',
-           'reading_model', 'shown_name', 'repeats_text', 'targets_text', 'about_runs', 'costs', 'epochs_table']
+           'row_label', 'language_model', 'Results', 'read_users', 'read_results', 'Measure', 'measure',
+           'beyond_measure', 'compare_rows', 'signed', 'rival_row', 'family', 'standing', 'clock', 'run_seconds',
+           'device_name', 'is_capped', 'reading_model', 'shown_name', 'repeats_text', 'targets_text', 'about_runs',
+           'costs', 'epochs_table']
 
 # %% ../../nbs/9_reproduction/02_rows.ipynb #209dc182
 import json
@@ -257,6 +258,15 @@ def measure(results: Results, key: RowKey, protocol: str, metric: str) -> Measur
         return Measure(worth.mean(), *paired_interval(worth.mean(0), 2000), worth.mean(1))
     seeds = [choice_share(c, protocol)[metric]["value"] for c in found]
     return Measure(**choice_share(found, protocol)[metric], seeds=np.array(seeds))
+
+# %% ../../nbs/9_reproduction/02_rows.ipynb #9eed7183
+def beyond_measure(runs: list[dict[str, Any]], figure: str) -> Measure | None:
+    "A figure of `beyond` of a row's records, over those that have it; None where none has."
+    found = [r["beyond"][figure] for r in runs if figure in r.get("beyond", {})]
+    if not found:
+        return None
+    value, low, high = (np.array([m[k] for m in found]) for k in ("value", "low", "high"))
+    return Measure(value.mean(), low.mean(), high.mean(), value)
 
 # %% ../../nbs/9_reproduction/02_rows.ipynb #87e9d125
 @cache
