@@ -5,7 +5,7 @@ BIN := .venv/bin
 PARAMS ?=
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: train test lint lab readme docs clean
+.PHONY: train test lint lab demo readme docs clean
 
 train: .venv/ready
 	mkdir -p runs
@@ -22,6 +22,17 @@ lint: .venv/ready
 
 lab: .venv/ready
 	$(BIN)/jupyter lab nbs/index.ipynb
+
+# A page to look at: three models of MovieLens 100K, side by side
+demo: runs/demo/ready
+	$(BIN)/voila nbs/demo.ipynb --Voila.config_file_paths=nbs
+
+runs/demo/ready: | .venv/ready
+	for model in itemknn "sasrec epochs=10" "mibert epochs=2"; do \
+	  $(BIN)/python -m promptrec.experiments dataset=ml-100k preset=quick out_dir=runs/demo \
+	    model=$$model || exit 1; \
+	done
+	touch runs/demo/ready
 
 readme: .venv/ready
 	$(BIN)/python .ci/readme.py

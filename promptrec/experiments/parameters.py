@@ -187,10 +187,12 @@ _RUN_TYPES = {
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
-    """`value` if it is of type `kind`, or of one in `kind | None`; an int may stand for a float,
-    and for text: papermill makes a number of a folder called 2018.
+    """`value` if it is of type `kind`, which may be a union such as `int | None`; an int may stand
+    for a float, and for text: papermill makes a number of a folder called 2018.
     """
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if value is None and NoneType in kinds:
+        return None
     kinds = tuple(k for k in kinds if k is not NoneType)
     if type(value) is int and int not in kinds and float in kinds:
         return float(value)

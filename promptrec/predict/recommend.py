@@ -48,10 +48,13 @@ class Fitted:
     repeats: str  # what becomes of items of the history: mask, keep, drop
     new: np.ndarray  # whether an item was not there in training, bool [V]
 
+    def shown(self, histories: Histories) -> Histories:
+        "Histories as the run's protocol cuts them."
+        return histories if self.max_history is None else histories.last(self.max_history)
+
     def score(self, histories: Histories) -> np.ndarray:
         "Scores of all items [B, V], float32, of histories cut as the run's protocol does."
-        shown = histories if self.max_history is None else histories.last(self.max_history)
-        return np.array(self.model.score(shown))
+        return np.array(self.model.score(self.shown(histories)))
 
 
 def _digest(path: Path) -> str:

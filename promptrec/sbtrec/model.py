@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TRAINING_STAGES', 'STARTS', 'SbtRecSettings', 'with_lora', 'own_precision', 'behaviour_parts', 'quantised',
-           'start_behaviour_parts', 'own_users', 'SbtNet', 'hybrid_batch', 'with_states', 'uses_behaviour_token',
-           'shared_lists', 'PromptBatches', 'train_encoder', 'sbt_parameter_groups', 'used_codes', 'prompt_rows',
-           'title_words', 'embedded_prompts', 'validation_loss', 'with_noise_tokens', 'without_tokens', 'probes_of',
-           'SbtRec']
+           'start_behaviour_parts', 'own_users', 'as_long_as', 'SbtNet', 'hybrid_batch', 'with_states',
+           'uses_behaviour_token', 'shared_lists', 'PromptBatches', 'train_encoder', 'sbt_parameter_groups',
+           'used_codes', 'prompt_rows', 'title_words', 'embedded_prompts', 'validation_loss', 'with_noise_tokens',
+           'without_tokens', 'probes_of', 'SbtRec']
 
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c002
 import warnings
@@ -203,6 +203,11 @@ def own_users(x: dict[str, torch.Tensor], embeds: torch.Tensor) -> dict[str, tor
     return {"attention_mask": bias, "position_ids": x["position"]}
 
 # %% ../../nbs/6_sbtrec/06_model.ipynb #sn000001
+def as_long_as(z: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    "States `z` [B, d], each as long as `vectors` [V, d] are on average."
+    return F.normalize(z, dim=-1) * vectors.norm(dim=1).mean()
+
+
 class SbtNet(nn.Module):
     """Paper B, section 3: a causal language model with LoRA adapters and, where prompts have
     behaviour tokens, a SASRec `encoder`, a quantizer and an aligner. Language model and encoder are
@@ -265,7 +270,7 @@ class SbtNet(nn.Module):
         """
         if self.settings.behaviour != "both" or self.encoder is None:
             return z
-        return F.normalize(z, dim=-1) * self.encoder.items.weight.norm(dim=1).mean()
+        return as_long_as(z, self.encoder.items.weight)
 
     def tokens(self, z: torch.Tensor, items: torch.Tensor | None = None) -> torch.Tensor:
         """Behaviour tokens [n, D] for states [n, d]; rows with an item in `items` [n], not -1, are
