@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ranks_of', 'user_metrics', 'metrics', 'progress_stream', 'NotebookLine', 'cell_line', 'progress_bar', 'own_rows',
-           'all_rows', 'top_items', 'evaluate', 'rivals']
+           'all_rows', 'evaluate', 'rivals']
 
 # %% ../../nbs/2_evaluation/04_metrics.ipynb #c002
 import sys
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..core import PromptrecError
 from .candidates import Candidates
-from .recommender import Recommender
+from .recommender import Recommender, top_items
 from .split import Histories, Split
 
 # %% ../../nbs/2_evaluation/04_metrics.ipynb #c005
@@ -132,23 +132,6 @@ def all_rows(tables: list[pd.DataFrame]) -> pd.DataFrame:
         torch.distributed.all_gather_object(of_each, tables)
         tables = [table for some in of_each for table in some]
     return pd.concat(tables).sort_index()
-
-# %% ../../nbs/2_evaluation/04_metrics.ipynb #629bdbfc
-def top_items(scores: np.ndarray, k: int) -> np.ndarray:
-    """The `k` items of highest score of each row, best first, from scores [B, V]: int64 [B, k], -1
-    where a row has no more items with a score above minus infinity.
-    """
-    B, V = scores.shape
-    last = torch.from_numpy(scores).topk(min(k, V)).values[:, -1].numpy()
-    reached = np.flatnonzero((scores >= last[:, None]) & (scores > -np.inf))
-    row, item = np.divmod(reached, V)
-    order = np.lexsort((-scores.ravel()[reached], row))  # keeps the order of items that tie
-    row, item = row[order], item[order]
-    place = np.arange(len(row)) - np.searchsorted(row, row)
-    lists = np.full((B, k), -1)
-    within = place < k
-    lists[row[within], place[within]] = item[within]
-    return lists
 
 # %% ../../nbs/2_evaluation/04_metrics.ipynb #c016
 def _scores(

@@ -280,20 +280,24 @@ def find_items(ds: Dataset, titles: Sequence[str]) -> np.ndarray:
 
 # %% ../../nbs/2_evaluation/03_recommender.ipynb #c007
 def top_items(scores: np.ndarray, k: int) -> np.ndarray:
-    """Numbers of the `k` highest scores of each row [B, V], or of all where V < k: int64 [B, k],
-    best first; of equal ones the lower number first. Raises `PromptrecError` on NaN.
+    """The `k` items of highest score of each row, best first, from scores [B, V]: int64 [B, k], -1
+    where a row has no more items with a score above minus infinity. Of equal scores the item of
+    the lower number comes first. Raises `PromptrecError` on NaN.
     """
-    k = min(k, scores.shape[1])
-    value, found = (x.numpy() for x in torch.from_numpy(scores).topk(k))
-    if np.isnan(value).any():
+    B, V = scores.shape
+    best = torch.from_numpy(scores).topk(min(k, V)).values.numpy()
+    if np.isnan(best).any():
         raise PromptrecError("Some scores are NaN: the model has diverged. Train it again.")
-    found.sort(1)
-    order = np.argsort(-np.take_along_axis(scores, found, 1), axis=1, kind="stable")
-    best = np.take_along_axis(found, order, 1)
-    # where more than k reach the last place, topk took any of them
-    tied = (scores >= value[:, -1:]).sum(1) > k
-    best[tied] = np.argsort(-scores[tied], axis=1, kind="stable")[:, :k]
-    return best
+    # only what reaches the k-th best score is sorted
+    reached = np.flatnonzero((scores >= best[:, -1:]) & (scores > -np.inf))
+    row, item = np.divmod(reached, V)
+    order = np.lexsort((-scores.ravel()[reached], row))  # keeps the order of items that tie
+    row, item = row[order], item[order]
+    place = np.arange(len(row)) - np.searchsorted(row, row)
+    lists = np.full((B, k), -1)
+    within = place < k
+    lists[row[within], place[within]] = item[within]
+    return lists
 
 
 def check_k(k: object) -> int:
@@ -316,7 +320,7 @@ def best_items(
     if repeats != "keep":
         scores[np.repeat(np.arange(len(scores)), histories.lengths), histories.item] = -np.inf
     for mine, best in zip(scores, top_items(scores, check_k(k))):
-        best = best[np.isfinite(mine[best])]
+        best = best[best >= 0]
         table = {
             "title": ds.titles[best],
             "genres": [", ".join(genres) for genres in ds.items["genres"].iloc[best]],

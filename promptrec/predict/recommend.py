@@ -202,10 +202,9 @@ def best_of_part(
         if repeats != "keep":
             scores[np.repeat(np.arange(len(block)), some.lengths), some.item] = -np.inf
         best = top_items(scores, k)
-        value = np.take_along_axis(scores, best, 1)
-        row, place = np.nonzero(np.isfinite(value))
-        found = {"user": block[row], "rank": place + 1}
-        found |= {"item": best[row, place], "score": value[row, place]}
+        row, place = np.nonzero(best >= 0)
+        item = best[row, place]
+        found = {"user": block[row], "rank": place + 1, "item": item, "score": scores[row, item]}
         tables.append(pd.DataFrame(found))
     if not tables:
         return pd.DataFrame({name: [] for name in ("user", "rank", "item", "score")}, dtype=int)
