@@ -192,6 +192,7 @@ def best_of_part(
     columns user (0 to B - 1), rank, item (numbers) and score. Empty histories have none.
     """
     known = np.flatnonzero(histories.lengths)
+    known = known[np.argsort(histories.lengths[known], kind="stable")]  # less padding in a block
     step = max(1, _CELLS // len(allowed))
     tables = []
     for start in range(0, len(known), step):
@@ -208,7 +209,7 @@ def best_of_part(
         tables.append(pd.DataFrame(found))
     if not tables:
         return pd.DataFrame({name: [] for name in ("user", "rank", "item", "score")}, dtype=int)
-    return pd.concat(tables)
+    return pd.concat(tables).sort_values("user", kind="stable")
 
 
 def described(found: pd.DataFrame, users: pa.Array, fitted: Fitted, with_new: bool) -> pa.Table:
