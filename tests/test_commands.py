@@ -87,6 +87,7 @@ def small(name, given, own, folder):
         if given.get("dataset", "ml-100k") not in datasets_at_hand():
             given |= {"dataset": own, "candidates": "uniform-5"}
         given["preset"] = "tiny"
+        given.pop("start", None)  # tests/test_predict.py has runs to start from
     elif name == "run_all":  # all of its work but the runs: this shard is empty
         given |= {"table": "quick", "shard": "9999/10000"}
     elif name == "tune":
@@ -98,6 +99,8 @@ def small(name, given, own, folder):
     elif name == "figures" and "models" in given:
         given |= {"models": folder / "runs", "preset": "tiny", "names": "popularity"}
         given |= {"probed": "popularity"}
+    elif name == "recommend":  # tests/test_predict.py has runs and histories
+        given = {"out": folder / "best.csv"}
     elif name == "benchmark":
         given = {"dataset": own, "scale": False, "llm": "", "steps": 0}
     return given

@@ -105,14 +105,18 @@ def save_catalogue(folder: str | Path, ds: Dataset) -> None:
         tmp.write_text(json.dumps(about))
 
 
-def load_catalogue(folder: str | Path) -> Dataset:
-    "What `save_catalogue` wrote, a data set without interactions; raises where there is none."
-    path = Path(folder) / "catalogue.json"
+def _read_json(path: Path) -> dict[str, Any]:
+    "A file of a saved model; raises where it is not there."
     if not path.exists():
         raise PromptrecError(
             f"{path} is missing, this folder holds no saved model: fit and save the model first."
         )
-    about = json.loads(path.read_text())
+    return json.loads(path.read_text())
+
+
+def load_catalogue(folder: str | Path) -> Dataset:
+    "What `save_catalogue` wrote, a data set without interactions; raises where there is none."
+    about = _read_json(Path(folder) / "catalogue.json")
     items = pd.read_parquet(Path(folder) / "items.parquet")
     items["genres"] = [tuple(genres) for genres in items["genres"]]
     rating = np.array([np.nan if r is None else r for r in about["ratings"]], np.float32)
@@ -177,13 +181,12 @@ def load_arrays(
     items, and the caller brings the arrays to them.
     """
     path, n_items = Path(folder) / "model.json", model.dataset.n_items
-    saved = len(items_now(folder, model.dataset))
+    about, saved = _read_json(path), len(items_now(folder, model.dataset))
     if saved < n_items and not grown:
         raise PromptrecError(
             f"{folder}: {model.dataset.name} holds {n_items - saved:,} items that this model does "
             "not know. Give the data that it was trained on, or train again."
         )
-    about = json.loads(path.read_text())
     base = getattr(model, "base_weights", None)
     if about.get("base_weights", base) != base:
         raise PromptrecError(
