@@ -53,9 +53,7 @@ def on_site(path: Path) -> bool:
     "Whether a file of the repository is a page or a picture of the site."
     name = path.relative_to(ROOT).as_posix()
     inside = name.startswith(("nbs/", "docs/", "figures/"))
-    return name in ("CONTRIBUTING.md", "CHANGELOG.md") or (
-        inside and path.suffix in (".ipynb", ".md", ".png")
-    )
+    return name == "CONTRIBUTING.md" or (inside and path.suffix in (".ipynb", ".md", ".png"))
 
 
 def relink(text: str, page: Path) -> str:
@@ -264,12 +262,12 @@ def lay_out_figures(pages: Pages) -> None:
         pages.write(f"figures/paper-{paper}/index.md", gallery(paper, entries[paper]))
 
 
+# The site -------------------------------------------------------------------------------------
+
+
 def up(target: str) -> str:
     "A link of a page in `docs`, from the repository's top."
     return target.removeprefix("../") if target.startswith("../") else f"docs/{target}"
-
-
-# The site -------------------------------------------------------------------------------------
 
 
 def lay_out(folder: Path) -> None:
@@ -312,10 +310,8 @@ def main(folder: Path = ROOT / "_docs") -> int:
     lay_out(folder / "pages")
     copy_mathjax(folder / "html" / "_static" / "mathjax")
     words = ["--fail-on-warning", "--quiet", "--jobs", "2", "--conf-dir", str(ROOT / "docs")]
-    words += [
-        "-d",
-        str(folder / "read"),
-    ]  # what Sphinx has read: a page that is as before is not read
+    # what Sphinx has read: a page that is as before is not read again
+    words += ["-d", str(folder / "read")]
     return sphinx([*words, str(folder / "pages"), str(folder / "html")])
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PromptrecError', 'plain_name', 'check_name', 'known_name', 'check_minimum', 'check_seed', 'atomic_path',
-           'project_path', 'sha256', 'file_name', 'rng', 'seed_everything', 'ragged_arange', 'offsets_of',
-           'split_8_1_1', 'describe_device', 'release_memory']
+           'project_path', 'sha256', 'file_sha256', 'file_name', 'rng', 'seed_everything', 'ragged_arange',
+           'offsets_of', 'split_8_1_1', 'describe_device', 'release_memory']
 
 # %% ../nbs/0_core/01_core.ipynb #c002
 import ctypes
@@ -159,6 +159,12 @@ def sha256(*parts: np.ndarray | str | Iterable[str]) -> str:
     return h.hexdigest()
 
 # %% ../nbs/0_core/01_core.ipynb #e1700002
+def file_sha256(path: str | Path) -> str:
+    "SHA-256 of a file in hex."
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def file_name(text: str) -> str:
     "A text as part of the name of a file: letters, digits and ._+- alone, and at most 150 bytes."
     return re.sub(r"[^\w.+-]+", "_", text).encode()[:150].decode(errors="ignore")

@@ -1,6 +1,7 @@
 """Shared by all tests: one thread a process, no hub, notebooks run in a process of their own."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,3 +169,24 @@ def llm(tmp_path_factory):
         )
     ).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium without a window, for which no other machine exists; skips where it, its driver or
+    Selenium is missing.
+    """
+    webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("chromium or chromedriver is missing: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for word in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1400,1200"):
+        options.add_argument(f"--{word}")
+    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield started
+    started.quit()

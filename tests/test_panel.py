@@ -24,9 +24,9 @@ from promptrec.experiments.run import execute, prepare
 from promptrec.predict.explain import Coder
 from promptrec.predict.panel import (
     PanelState,
-    catalogue_of,
     explanation,
     open_runs,
+    panel,
     read_by,
     recommended,
     said_of,
@@ -106,10 +106,30 @@ def test_runs_on_different_data_are_refused(ring, tmp_path):
         open_runs(paths)
 
 
+def test_users_are_those_of_the_runs(ring, tmp_path):
+    other = ring_folder(tmp_path / "other", NAMES[:20])
+    with pytest.raises(PromptrecError, match="The runs are on ring, not on other"):
+        panel([next(ring[1].glob("*markov*.json"))], str(other))
+
+
+def test_one_run_has_one_side(ring):
+    one = next(ring[1].glob("*markov*.json"))
+    assert PanelState(open_runs([one])).sides == ["markov"]
+    assert len(PanelState(open_runs([one, next(ring[1].glob("*itemknn*.json"))])).sides) == 2
+
+
+def test_runs_of_one_name_in_two_folders_are_both_there(ring, tmp_path):
+    one = next(ring[1].glob("*markov*.json")).with_suffix("")
+    copy = tmp_path / one.name
+    shutil.copytree(one, copy)
+    shutil.copy(f"{one}.json", f"{copy}.json")
+    assert list(open_runs([one, copy])) == [str(one), str(copy)]
+
+
 def test_a_model_that_ranks_nothing_shows_its_codes(ring):
     one = open_runs([next(ring[1].glob("*itemknn*.json"))])["itemknn"]
     quantizer = ResidualQuantizer(64, 3, 8)
-    encoder = SasRec(catalogue_of(one), SbtRecSettings().encoder)
+    encoder = SasRec(one.dataset, SbtRecSettings().encoder)
     coder = Coder("sbtrec", encoder, quantizer, max_history=10, both=True)
     quantizer.start(coder.of_items)
     state = PanelState({"itemknn": one, "sbtrec": coder})
@@ -121,25 +141,6 @@ def test_a_model_that_ranks_nothing_shows_its_codes(ring):
 
 
 # The page --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    "A headless Chromium; skips where it, its driver, Selenium or Voila is missing."
-    pytest.importorskip("voila", reason="Voila is not installed")
-    selenium = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no Chromium with chromedriver at hand")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    for word in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1400,1200"):
-        options.add_argument(f"--{word}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = selenium.Chrome(options, selenium.ChromeService(driver))
-    yield started
-    started.quit()
 
 
 @contextmanager

@@ -237,6 +237,24 @@ def test_training_goes_on_from_a_run_on_data_that_grew(model, trained, tmp_path)
     assert after.curves["loss"].iloc[0] != first
 
 
+def test_a_teacher_teaches_once(shop, tmp_path):
+    "A run that goes on from one with a teacher begins with its titles as they are."
+    given = {"dataset": str(shop), "preset": "tiny", "candidates": "uniform-5"}
+    given |= {"out_dir": str(tmp_path)}
+    sasrec = configure(model="sasrec", **given)
+    execute(sasrec, prepare(sasrec))
+    taught = configure(model="mibert", teacher="sasrec", **given)
+    before = execute(taught, prepare(taught))
+    start = str(folder_of(before))
+    more = configure(
+        model="mibert", teacher="sasrec", start=start, lr=1e-12, title_lr=1e-12, **given
+    )
+    after = execute(more, prepare(more)).model
+    np.testing.assert_allclose(
+        after.net.titles.weight.detach(), before.model.net.titles.weight.detach(), atol=1e-5
+    )
+
+
 def test_what_cannot_go_on_says_so(trained, shop, tmp_path):
     given = {"dataset": str(shop), "out_dir": str(tmp_path)}
     start = str(folder_of(trained("popularity")))

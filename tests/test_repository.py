@@ -198,6 +198,12 @@ def test_links_between_notebooks_lead_somewhere(root):
                 assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
+def test_notebooks_named_in_data_exist(root):
+    for path in (root / "promptrec").rglob("*.toml"):
+        for name in re.findall(r"nbs/\w+/\w+\.ipynb", path.read_text()):
+            assert (root / name).exists(), f"{path.name} names {name}"
+
+
 def test_two_thirds_of_the_chapters_show_a_picture_or_a_table(root):
     shown = 0
     for path in chapters(root):

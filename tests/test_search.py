@@ -348,6 +348,32 @@ def test_the_trial_of_a_killed_process_is_taken_up_again(own, tmp_path, monkeypa
     assert without_seconds(again) == without_seconds(whole)
 
 
+def test_a_search_interrupted_in_a_notebook_goes_on(own, tmp_path, curves, monkeypatch):
+    "What was raised is kept, as a notebook keeps it, and with it all that its frames hold."
+    curves(lambda run, epoch: 0.5)
+    usual, seen = search_module._validated, []
+
+    def interrupted(run, *args):
+        seen.append(run.name)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return usual(run, *args)
+
+    monkeypatch.setattr(search_module, "_validated", interrupted)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        found_by(tmp_path, own, 3, "gru4rec", sampler="tpe")
+    found = found_by(tmp_path, own, 3, "gru4rec", sampler="tpe")
+    assert [t["state"] for t in found["trials"]] == ["complete"] * 3 and kept.traceback
+
+
+def test_a_trial_is_told_to_tpe_as_it_is_made():
+    "Where the protocol limits histories, presets have other values."
+    base = {"dataset": "llara-movielens", "model": "sasrec", "preset": "paper"}
+    run = configure(**base)
+    told = search_module._values_in_space(base, {})
+    assert told["blocks"] == run.settings.blocks == 1 and told["d"] == run.settings.d == 64
+
+
 def test_the_notebook_tunes_by_tpe(notebook, tmp_path):
     given = {"model": "itemknn", "preset": "tiny", "trials": 6, "seeds": 1, "sampler": "tpe"}
     notebook("tune", **given, records=tmp_path / "records", out_dir=tmp_path / "runs")

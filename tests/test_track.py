@@ -134,3 +134,11 @@ def test_a_resumed_run_is_found_by_the_trackers_own_name(tmp_path, monkeypatch):
     place = {"project": "promptrec", "name": "run", "dir": tmp_path}
     assert begun == place | {"config": {"loop/lr": 0.1}}
     assert resumed == place | {"id": "x7", "resume": "allow"}
+
+
+def test_a_tracker_that_cannot_end_costs_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(Wandb, "finish", lambda self: 1 / 0)
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Wandb)
+    with pytest.warns(UserWarning, match="wandb did not take the end of the run: ZeroDivision"):
+        with tracking("wandb", "run", tmp_path, {}):
+            pass

@@ -17,13 +17,7 @@ from scipy.sparse import csr_array
 
 from ..core import PromptrecError, ragged_arange
 from ..data.dataset import Dataset
-from promptrec.evaluation.recommender import (
-    Recommender,
-    items_now,
-    load_arrays,
-    save_arrays,
-    spread,
-)
+from ..evaluation.recommender import Recommender, load_saved, save_arrays, spread
 from ..evaluation.split import Histories, Split
 from ..training.loop import Loop
 
@@ -69,8 +63,8 @@ class Popularity(Recommender):
 
     def load(self, folder: Path) -> None:
         "Read back what `save` wrote; raises where it is missing or made for other items."
-        counts = load_arrays(folder, self, grown=True)["counts"]
-        self.counts = spread(counts, items_now(folder, self.dataset), self.dataset.n_items)
+        arrays, now = load_saved(folder, self)
+        self.counts = spread(arrays["counts"], now, self.dataset.n_items)
 
 # %% ../../nbs/5_baselines/01_counting.ipynb #c018
 def history_matrix(histories: Histories, n_items: int, decay: float = 1.0) -> csr_array:
@@ -160,7 +154,6 @@ class Markov(Recommender):
 
     def load(self, folder: Path) -> None:
         "Read back what `save` wrote; raises where it is missing or made for other items."
-        arrays = load_arrays(folder, self, grown=True)
-        now, V = items_now(folder, self.dataset), self.dataset.n_items
-        self.successors = from_arrays(arrays, now, V)
-        self.popularity = spread(arrays["popularity"], now, V)
+        arrays, now = load_saved(folder, self)
+        self.successors = from_arrays(arrays, now, self.dataset.n_items)
+        self.popularity = spread(arrays["popularity"], now, self.dataset.n_items)

@@ -21,13 +21,7 @@ from scipy.sparse import csr_array, vstack
 from .counting import check_fitted, from_arrays, history_matrix, sparse_arrays
 from ..core import PromptrecError, check_minimum
 from ..data.dataset import Dataset
-from promptrec.evaluation.recommender import (
-    Recommender,
-    items_now,
-    load_arrays,
-    save_arrays,
-    spread,
-)
+from ..evaluation.recommender import Recommender, load_saved, save_arrays, spread
 from ..evaluation.split import Histories, Split
 from ..training.loop import Loop
 
@@ -84,8 +78,8 @@ class ItemToItem(Recommender):
 
     def load(self, folder: Path) -> None:
         "Read back what `save` wrote; raises where it is missing or made for other items."
-        arrays = load_arrays(folder, self, grown=True)
-        now, V = items_now(folder, self.dataset), self.dataset.n_items
+        arrays, now = load_saved(folder, self)
+        V = self.dataset.n_items
         if "dense" in arrays:
             self.weights = spread(arrays["dense"], now, V)
         else:
@@ -143,8 +137,7 @@ class ItemKnn(ItemToItem):
     def votes(self, histories: Histories) -> csr_array:
         "The latest items, each by how long ago it was [B, V], float32."
         s = self.settings
-        latest = histories if s.max_items is None else histories.last(s.max_items)
-        return history_matrix(latest, self.dataset.n_items, s.decay)
+        return history_matrix(histories.last(s.max_items), self.dataset.n_items, s.decay)
 
 # %% ../../nbs/5_baselines/02_linear.ipynb #c017
 @dataclass(frozen=True)

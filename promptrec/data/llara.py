@@ -206,7 +206,7 @@ def _partition(values: list[float], order: list[int], first: int, last: int) -> 
     exchange(left, last - 1)
     return left
 
-
+# %% ../../nbs/1_data/09_llara.ipynb #53af8260
 def old_argsort(values: np.ndarray) -> np.ndarray:
     "The order, int64 [n], in which NumPy before 1.25, without vectors, puts `values` [n]."
     x, order = values.tolist(), list(range(len(values)))

@@ -17,7 +17,7 @@ from scipy.special import rel_entr
 
 from ..core import PromptrecError, offsets_of
 from .split import Histories, Split
-from .stats import bootstrap_means, effects
+from .stats import bootstrap_means, pseudo_values
 
 # %% ../../nbs/2_evaluation/07_beyond.ipynb #b1ea5a9b
 def exposure(lists: np.ndarray, n_items: int) -> np.ndarray:
@@ -159,8 +159,10 @@ def miscalibration(
     return found
 
 # %% ../../nbs/2_evaluation/07_beyond.ipynb #41f18e0d
-def _user_figures(lists: np.ndarray, split: Split, part: str) -> dict[str, np.ndarray]:
-    "What each user has of each figure, or their effect on it [U], by name; NaN: none."
+def _user_metrics(lists: np.ndarray, split: Split, part: str) -> dict[str, np.ndarray]:
+    """Each user's value of each metric, or, where it belongs to all lists together, their jackknife
+    pseudo-value [U], by name; NaN: none.
+    """
     ds, past, V = split.dataset, split.past(part), split.dataset.n_items
     exposed, genres = exposure(lists, V), features_of(ds.items["genres"])
     words = features_of(words_of(ds.titles))
@@ -172,10 +174,10 @@ def _user_figures(lists: np.ndarray, split: Split, part: str) -> dict[str, np.nd
         a, b = shown[both], chosen[both]
         with np.errstate(invalid="ignore", divide="ignore"):
             without = (a.sum() - a) / (b.sum() - b) - 1
-            lift[both] = effects(a.sum() / b.sum() - 1, without)
+            lift[both] = pseudo_values(a.sum() / b.sum() - 1, without)
     return {
-        "coverage": effects(coverage(exposed), coverage_without(lists, V)),
-        "gini": effects(gini(exposed), gini_without(lists, V)),
+        "coverage": pseudo_values(coverage(exposed), coverage_without(lists, V)),
+        "gini": pseudo_values(gini(exposed), gini_without(lists, V)),
         "novelty": list_means(lists, item_novelty(split)),
         "popularity": shown,
         "popularity lift": lift,
@@ -188,8 +190,9 @@ def _user_figures(lists: np.ndarray, split: Split, part: str) -> dict[str, np.nd
 def beyond_accuracy(
     lists: np.ndarray, split: Split, part: str = "test", n: int = 1000
 ) -> dict[str, dict[str, float]]:
-    """The figures above of lists [U, k] for the targets of `part`, as far as the data have them:
-    name -> `{"value", "low", "high"}`, a 95% interval over users by a bootstrap of `n` draws.
+    """The metrics of this chapter, of lists [U, k] for the targets of `part`, as far as the data
+    have them: name -> `{"value", "low", "high"}`, a 95% interval over users by a bootstrap of `n`
+    draws.
     Empty for fewer than two users; raises `PromptrecError` where the lists are not theirs.
     """
     if lists.ndim != 2 or len(lists) != len(split.rows(part)):
@@ -199,7 +202,7 @@ def beyond_accuracy(
         )
     if len(lists) < 2:
         return {}
-    figures = _user_figures(lists, split, part)
+    figures = _user_metrics(lists, split, part)
     told = {name: x for name, x in figures.items() if np.isfinite(x).any()}
     found = bootstrap_means(np.stack(list(told.values()), axis=1), n)
     within_1 = [i for i, name in enumerate(told) if name in ("coverage", "gini")]

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..core import PromptrecError
 from .candidates import Candidates
-from .recommender import Recommender, top_items
+from .recommender import Recommender, hide_touched, rows_at_once, top_items
 from .split import Histories, Split
 
 # %% ../../nbs/2_evaluation/04_metrics.ipynb #c005
@@ -163,16 +163,12 @@ def _full_columns(
     rows, scores = np.arange(len(target)), scores.copy()
     of_targets = scores[rows, target]
     if repeats != "keep":
-        scores[np.repeat(rows, past.lengths), past.item] = -np.inf
+        hide_touched(scores, past)
     lists = {"best": list(top_items(scores, best))} if best else {}
     scores[rows, target] = of_targets
     return {"full": ranks_of(scores, target)} | lists
 
 # %% ../../nbs/2_evaluation/04_metrics.ipynb #c017
-# users x items scored at once: few enough for memory to be used again instead of being allocated
-_CELLS = 4_000_000
-
-
 def evaluate(
     model: Recommender,
     split: Split,
@@ -195,12 +191,12 @@ def evaluate(
             "them for this split and part."
         )
     tables, rows = [], own_rows(len(target))
-    step = max(1, _CELLS // split.dataset.n_items)
+    step = rows_at_once(split.dataset.n_items)
     with progress_bar(len(rows), progress, bool(progress), unit="user") as bar:
         for start in range(0, len(rows), step):
             block = rows[start : start + step]
             touched = past[block]
-            shown = touched if split.max_history is None else touched.last(split.max_history)
+            shown = touched.last(split.max_history)
             items = None if candidates is None else candidates.items[block]
             ranks: dict[str, Any] = {}
             if full:

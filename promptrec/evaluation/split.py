@@ -47,8 +47,10 @@ class Histories:
         rows = ragged_arange(self.offsets[i], self.offsets[i + 1])
         return Histories(self.item[rows], self.rating[rows], offsets_of(self.lengths[i]))
 
-    def last(self, n: int) -> "Histories":
-        "Each history's last `n` items."
+    def last(self, n: int | None) -> "Histories":
+        "Each history's last `n` items; None: all."
+        if n is None:
+            return self
         stop = self.offsets[1:]
         start = np.maximum(self.offsets[:-1], stop - n)
         rows = ragged_arange(start, stop)
@@ -126,8 +128,7 @@ class Split:
 
     def histories(self, part: str) -> Histories:
         "What a model is shown for each target: the `max_history` latest items before it."
-        past = self.past(part)
-        return past if self.max_history is None else past.last(self.max_history)
+        return self.past(part).last(self.max_history)
 
     def repeated(self, part: str) -> np.ndarray:
         "Whether each target's user touched it before, bool [n]."

@@ -9,7 +9,6 @@ __all__ = ['PRETRAINED', 'SAMPLERS', 'UNRECORDED', 'LATER', 'without_later', 'wi
 
 # %% ../../nbs/7_experiments/03_parameters.ipynb #38dba7fe
 import ast
-import hashlib
 import inspect
 import re
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
@@ -24,6 +23,7 @@ from promptrec.core import (
     check_minimum,
     check_name,
     check_seed,
+    file_sha256,
     known_name,
     project_path,
 )
@@ -70,7 +70,7 @@ LATER = {
     "contrast_summed": False,
 }
 
-
+# %% ../../nbs/7_experiments/03_parameters.ipynb #d596d206
 def without_later(settings: dict[str, Any]) -> dict[str, Any]:
     "Settings without those of UNRECORDED, and those of LATER that have the value there."
     kept = {k: v for k, v in settings.items() if k not in UNRECORDED}
@@ -108,6 +108,7 @@ class Run:
     rating: str | None = None  # the prompt's words for a rating, such as "played for {} hours"
     literal: bool = False  # do what paper A says and nothing else, whatever the preset says
     start: str | None = None  # folder of a finished run, whose weights this one begins with
+    started: str | None = None  # `weights_name` of `start`
     tuned: int | None = None  # among how many trials these settings were chosen; None: not chosen
     sampler: str = "design"  # how those trials were drawn: design or tpe
     settings: Any = None  # the model's hyperparameters, a dataclass of its own; None: it has none
@@ -153,8 +154,8 @@ class Run:
             config["sampler"] = self.sampler
         if self.literal:
             config["literal"] = True
-        if self.start:
-            config["start"] = weights_name(self.start)
+        if self.started:
+            config["start"] = self.started
         if self.settings is not None:
             config["settings"] = without_later(without_folders(asdict(self.settings)))
         if self.loop is not None:
@@ -178,11 +179,12 @@ class Run:
         return project_path(self.out_dir) / self.name
 
 # %% ../../nbs/7_experiments/03_parameters.ipynb #bdf0ee97
-# The run's own parameters and their types; `settings`, `loop` and `own` are made from others
+# The run's own parameters and their types; `settings`, `loop`, `own` and `started` are made from
+# others
 _RUN_TYPES = {
     name: kind
     for name, kind in get_type_hints(Run).items()
-    if name not in ("settings", "loop", "own")
+    if name not in ("settings", "loop", "own", "started")
 }
 
 
@@ -227,9 +229,8 @@ def weights_name(start: str) -> str:
     """
     weights = project_path(start) / "model.safetensors"
     if weights.is_file():
-        with open(weights, "rb") as file:
-            return f"{weights.parent.name} {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
-    if re.fullmatch(r"\S+ [0-9a-f]{12}", start):
+        return f"{weights.parent.name} {file_sha256(weights)[:12]}"
+    if re.fullmatch(r".+ [0-9a-f]{12}", start):
         return start
     raise PromptrecError(
         f"start={start}: there is no trained model in {weights.parent}. Give the folder of a "
@@ -247,7 +248,7 @@ def _with_paths(of_run: dict[str, Any], row: Model) -> dict[str, Any]:
     read = row.instead.get(name, name)
     return paths | {"dataset": str(path) if path and read == name else read}
 
-
+# %% ../../nbs/7_experiments/03_parameters.ipynb #0599b5d8
 def _protocol(given: dict[str, Any]) -> dict[str, Any]:
     "`given` with split, candidates and max_history of the data set's recipe where they lack."
     recipe = recipe_of(dataset_name(given["dataset"]))
@@ -339,7 +340,7 @@ def configure(**given: Any) -> Run:
         )
 
     if run.start:
-        weights_name(run.start)  # raises
+        run = replace(run, started=weights_name(run.start))
     if run.start and not row.continues:
         raise PromptrecError(
             f"start={run.start}: {model} does not go on from weights, it is fitted anew each time. "
@@ -369,10 +370,8 @@ def settings_of(record: dict[str, Any], row: Model, data_dir: str | None = None)
     "The settings of the model of a record, whose registry's row is `row`; None: it has none."
     if row.settings is None:
         return None
-    given = record["config"].get("settings") or {}
-    settings = _filled(row.settings, {k: v for k, v in given.items() if v is not None})
-    nothing = {k: v for k, v in given.items() if v is None}  # which fits every type
-    return _with_pretrained(replace(settings, **nothing), data_dir)
+    settings = _filled(row.settings, record["config"].get("settings") or {})
+    return _with_pretrained(settings, data_dir)
 
 
 def same_protocol(run: Run, model: str) -> Run:

@@ -56,7 +56,7 @@ def _object(
         "additionalProperties": others,
     }
 
-
+# %% ../../nbs/7_experiments/01_records.ipynb #865edb7d
 _METRIC = _object({"value": _NUMBER, "low": _NUMBER, "high": _NUMBER})
 _METRICS = {"type": "object", "minProperties": 1, "additionalProperties": _METRIC}
 _RANKING = _object(

@@ -93,7 +93,7 @@ def _with_best(presets: dict[str, dict] | None) -> dict[str, dict] | None:
         return presets
     return {"best": presets["quick"], **presets}
 
-
+# %% ../../nbs/7_experiments/02_registry.ipynb #7ad28c6f
 def models_of(model: type) -> dict[str, Model]:
     "A `Model` for each of the `variants` of a class, by name."
     build = _builder(model)

@@ -127,9 +127,8 @@ def evaluate_run(
 ) -> pd.DataFrame:
     """One row a test target: ranks among the candidates and, where `full`, in the full catalogue,
     with the LISTED `best` items, if the model scores; ranks by the `encoder` that it reads, if any;
-    its answers, if it generates;
-    whether the target is `repeated`, if any is; how long the `history` before it is, and its
-    `popularity`, how often it occurs in training.
+    its answers, if it generates; whether the target is `repeated`, if any is; how long the
+    `history` before it is, and its `popularity`, how often it occurs in training.
     """
     progress = progress and this_process().is_main_process
     users = data.split.users("test")
@@ -209,9 +208,9 @@ def train(
     seed_everything(run.seed)
     model = build(run, data)
     check_record_of(run, model)
-    if run.start:
+    if run.start:  # where the titles have learned from the teacher already
         model.load(project_path(run.start))
-    if getattr(run.settings, "teacher", None):
+    elif getattr(run.settings, "teacher", None):
         cast(Any, model).learn_from(teacher_of(run, data).item_vectors(), run.seed)
     loop = None
     if run.loop:
@@ -408,7 +407,7 @@ def save_run(run: Run, data: Prepared, model: Recommender) -> None:
     for part, c in data.candidates.items():
         save_candidates(c, data.split, part, project_path(run.out_dir) / "candidates")
 
-
+# %% ../../nbs/7_experiments/04_run.ipynb #4190d2b3
 def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
     """Train, evaluate on the test part, and write record, ranks, weights, candidates in `out_dir`.
     A tracker that is asked for is told of each epoch and of the test metrics.
@@ -487,7 +486,7 @@ def _is_same_run(record: dict[str, Any], run: Run, model: Recommender | None = N
     base = getattr(model, "base_weights", None) or record.get("base_weights")
     return configs[0] == configs[1] and record.get("base_weights", base) == base
 
-
+# %% ../../nbs/7_experiments/04_run.ipynb #870f186d
 def _folder_of(run: Run, data: Prepared, model: Recommender) -> Path:
     "The folder with the weights of a run, also of one whose data or backbone had another name."
     if run.folder.is_dir():

@@ -13,7 +13,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -289,9 +288,9 @@ def load_optuna() -> Any:
     return optuna
 
 # %% ../../nbs/7_experiments/07_search.ipynb #aa846110
-def _name_of(model: str, preset: str, settings: dict[str, Any]) -> str:
-    "What tells the run of some settings from others of a search."
-    return configure(model=model, preset=preset, **settings).name
+def _name_of(base: dict[str, Any], settings: dict[str, Any]) -> str:
+    "What tells the run of some settings from others of the search that begins from `base`."
+    return configure(**base, **settings).name
 
 
 def _all(model: str, preset: str) -> list[dict[str, Any]]:
@@ -300,21 +299,21 @@ def _all(model: str, preset: str) -> list[dict[str, Any]]:
     return trials(model, size + 2, preset)
 
 
-def _different(model: str, preset: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _different(base: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     "Name and settings of the different runs among all trials of the design, in its order."
     seen = set()
-    for settings in _all(model, preset):
-        name = _name_of(model, preset, settings)
+    for settings in _all(base["model"], base["preset"]):
+        name = _name_of(base, settings)
         if name not in seen:
             seen.add(name)
             yield name, settings
 
 
-def _values_in_space(model: str, preset: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _values_in_space(base: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     "The values that a trial has in the space, what it leaves to the preset among them."
-    run = configure(model=model, preset=preset, **settings)
+    run = configure(**base, **settings)
     of_run = vars(run.settings) | (vars(run.loop) if run.loop else {})
-    space = space_of(model, preset)
+    space = space_of(run.model, run.preset)
     return {k: of_run[k] for k, values in space.items() if of_run[k] in values}
 
 # %% ../../nbs/7_experiments/07_search.ipynb #fd3c2017
@@ -325,23 +324,22 @@ def _distributions(model: str, preset: str) -> dict[str, Any]:
 
 
 def _drawn(
-    model: str, preset: str, place: int, before: list[Any], tried: set[str]
+    base: dict[str, Any], place: int, before: list[Any], tried: set[str]
 ) -> dict[str, Any] | None:
     """The settings of the trial at a `place` (from 0), after Optuna's trials `before`: none whose
     run is among the names `tried`; None if all of the space are.
     """
-    design = _different(model, preset)
     if place >= STARTUP:
-        optuna = load_optuna()
+        optuna, space = load_optuna(), space_of(base["model"], base["preset"])
         sampler = optuna.samplers.TPESampler(seed=place, n_startup_trials=STARTUP)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.add_trials(before)
         for _ in range(_DRAWS):
-            params = study.ask(_distributions(model, preset)).params
-            settings = {name: params[name] for name in space_of(model, preset)}
-            if _name_of(model, preset, settings) not in tried:
+            params = study.ask(_distributions(base["model"], base["preset"])).params
+            settings = {name: params[name] for name in space}
+            if _name_of(base, settings) not in tried:
                 return settings
-    return next((settings for name, settings in design if name not in tried), None)
+    return next((settings for name, settings in _different(base) if name not in tried), None)
 
 # %% ../../nbs/7_experiments/07_search.ipynb #5e4cac98
 @dataclass
@@ -394,13 +392,13 @@ def _study_in(journal: Path, lock: FileLock, warmup: int, path: Path) -> Any:
 def _give_back(shared: _Shared) -> None:
     "Add to the study the trials of the search's own file that it lacks."
     optuna = load_optuna()
-    model, preset, there = shared.found["model"], shared.found["preset"], shared.latest
-    distributions = _distributions(model, preset)
+    there = shared.latest
+    distributions = _distributions(shared.found["model"], shared.found["preset"])
     states = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "PRUNED", "open": "FAIL"}
     for place, made in enumerate(shared.found["trials"]):
         if place in there:
             continue
-        params = _values_in_space(model, preset, made["settings"])
+        params = _values_in_space(shared.base, made["settings"])
         outcome = {name: value for name, value in made.items() if name != "settings"}
         of_place = {"place": place, "settings": made["settings"]}
         shared.study.add_trial(
@@ -420,8 +418,8 @@ def _open_shared(base: dict[str, Any], path: Path, data: Prepared) -> _Shared:
     first = configure(**base)
     check_output(first, data)
     about = _about(first, data) | {"sampler": "tpe", "optuna": load_optuna().__version__}
-    design = _different(first.model, first.preset)
-    given = [settings for _, settings in islice(design, STARTUP)]
+    design = [settings for _, settings in _different(base)]
+    about, given = about | {"most": len(design)}, design[:STARTUP]
     root = project_path(first.out_dir)
     lock = FileLock(root / f"{file_name(first.config['dataset'])}-{path.stem}.lock")
     with lock:
@@ -464,19 +462,18 @@ def _fail_abandoned(shared: _Shared) -> None:
 # %% ../../nbs/7_experiments/07_search.ipynb #2311d1f2
 def _settings_at(shared: _Shared, place: int) -> dict[str, Any] | None:
     "The settings of the trial at a `place`: those that it was begun with, else newly drawn ones."
-    model, preset, latest = shared.found["model"], shared.found["preset"], shared.latest
+    latest = shared.latest
     if place in latest:
         return latest[place].user_attrs["settings"]
-    tried = {_name_of(model, preset, t.user_attrs["settings"]) for t in latest.values()}
+    tried = {_name_of(shared.base, t.user_attrs["settings"]) for t in latest.values()}
     before = [t for t in latest.values() if t.state.name != "FAIL"]
-    return _drawn(model, preset, place, before, tried)
+    return _drawn(shared.base, place, before, tried)
 
 
 def _claim(shared: _Shared, n: int) -> tuple[Any, Run, FileLock] | None:
     """A trial of the first `n` that is to be made: Optuna's, its run, and its lock, held.
     None if all are claimed, or the space has no more.
     """
-    model, preset = shared.found["model"], shared.found["preset"]
     with shared.lock:
         _fail_abandoned(shared)
         taken = [place for place, t in shared.latest.items() if t.state.name != "FAIL"]
@@ -487,10 +484,15 @@ def _claim(shared: _Shared, n: int) -> tuple[Any, Run, FileLock] | None:
         run = configure(**shared.base, **settings)
         held = _lock_of(run)
         held.acquire()
-        params = _values_in_space(model, preset, settings)
-        shared.study.enqueue_trial(params, {"place": place, "settings": settings})
-        distributions = _distributions(model, preset)
-        return shared.study.ask({name: distributions[name] for name in params}), run, held
+        try:
+            params = _values_in_space(shared.base, settings)
+            shared.study.enqueue_trial(params, {"place": place, "settings": settings})
+            distributions = _distributions(run.model, run.preset)
+            asked = shared.study.ask({name: distributions[name] for name in params})
+        except BaseException:
+            held.release()
+            raise
+        return asked, run, held
 
 # %% ../../nbs/7_experiments/07_search.ipynb #f749c0c5
 def _make(asked: Any, run: Run, data: Prepared, progress: bool) -> dict[str, Any]:
@@ -543,9 +545,11 @@ def _by_tpe(
         claimed = _claim(shared, n)
         if claimed:
             asked, run, held = claimed
-            with held:
+            try:
                 _finish(shared, asked, _make(asked, run, data, progress))
                 _clear(run)
+            finally:  # a lock that stayed held would look like a process that is at work
+                held.release()
             Path(held.lock_file).unlink(missing_ok=True)
         elif any(t.state.name == "RUNNING" for t in list(shared.latest.values())[:n]):
             time.sleep(_WAIT)
@@ -584,6 +588,7 @@ def search(
         "resume": True,
     }
     first = configure(**base)
+    base |= {"model": first.model, "preset": first.preset}
     trials(first.model, n, first.preset)  # raises for what cannot be searched
     path = search_path(first, records, sampler)
     make = _by_tpe if sampler == "tpe" else _by_design
@@ -592,9 +597,7 @@ def search(
 # %% ../../nbs/7_experiments/07_search.ipynb #2e3b4535
 def _most(found: dict[str, Any]) -> int:
     "How many trials a search can have."
-    model, preset = found["model"], found["preset"]
-    by_tpe = "sampler" in found
-    return sum(1 for _ in _different(model, preset)) if by_tpe else len(_all(model, preset))
+    return found["most"] if "sampler" in found else len(_all(found["model"], found["preset"]))
 
 
 def _ended_well(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -655,7 +658,7 @@ def _summary(found: dict[str, Any]) -> dict[str, Any]:
         "hours": round(seconds / 3600, 2),
     } | drawn
 
-
+# %% ../../nbs/7_experiments/07_search.ipynb #f528ed5b
 def searches(records: str | Path) -> pd.DataFrame:
     """One row for each search under a folder of records: how many trials, what the model's own
     settings reached on validation and what the best did, which those are, and the hours it took;

@@ -169,6 +169,7 @@ _CLOZE_TRAINING = {
     "warmup": 0.05,
 }
 
+# %% ../../nbs/4_mibert/09_model.ipynb #54da17c7
 # What validation chose
 _BY_STATEMENT = {
     "reading": "statements",
@@ -211,7 +212,7 @@ def _recompute_activations(encoder: PreTrainedModel) -> None:
     enable = newer or encoder.gradient_checkpointing_enable
     enable({"use_reentrant": False})
 
-
+# %% ../../nbs/4_mibert/09_model.ipynb #45ae3db8
 class MiBertNet(nn.Module):
     """Paper A, section 3, on `encoder`, which reads tokens or statements, and title embeddings that
     start as `start` [V, d].
@@ -565,15 +566,19 @@ class MiBert(Recommender):
         batches = self.input.to_train(split, s.batch_size, s.seed)
         return loop.run(self.net, batches, self.groups(s.lr, s.weight_decay), validate)
 
-    def _states(self, histories: Histories, most: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        "Some histories at a time: which [b], and their fused states [b, d], float32."
+    def read(
+        self, histories: Histories, most: int
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor, dict[str, torch.Tensor]]]:
+        """Some histories at a time: which [b], their fused states [b, d], float32, and the parts of
+        `fused_states`. At most some `most` tokens, or statements, at once.
+        """
         self.net.eval()
         device = self.net.titles.bias.device
         for which, batch in self.input.to_score(histories, most):
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
             with autocast_to(self.score_precision, device.type):
-                states = fused_states(self.net, batch)[0]
-            yield which, states.float()
+                states, parts = fused_states(self.net, batch)
+            yield which, states.float(), parts
 
     @torch.inference_mode()
     def score(
@@ -588,7 +593,7 @@ class MiBert(Recommender):
         """
         width = self.dataset.n_items if candidates is None else candidates.shape[1]
         scores = np.empty((len(histories), width), np.float32)
-        for which, states in self._states(histories, max_batch_tokens):
+        for which, states, _ in self.read(histories, max_batch_tokens):
             logits = self.net.titles.logits(states).cpu().numpy()
             if candidates is not None:
                 logits = np.take_along_axis(logits, candidates[which], 1)
@@ -607,7 +612,7 @@ class MiBert(Recommender):
             raise PromptrecError("New titles can be scored where text_titles=True. Train so.")
         text = mean_of_words(titles, self.tokenizer, self.words).to(table.text.device)
         scores = np.empty((len(histories), len(titles)), np.float32)
-        for which, states in self._states(histories, max_batch_tokens):
+        for which, states, _ in self.read(histories, max_batch_tokens):
             scores[which] = table.new_logits(states, text).cpu().numpy()
         return scores
 

@@ -43,7 +43,7 @@ COMMANDS = {
             "resume": "true: go on from where this run was interrupted",
         },
         "promptrec train dataset=ml-100k model=itemknn",
-        "nbs/train.ipynb explains all others; an unknown one is answered by the known ones.",
+        "The others: github.com/promptrec/promptrec, nbs/train.ipynb; an unknown one lists them.",
     ),
     "recommend": Command(
         "Recommend items to the users of a table, by a finished run.",
@@ -56,6 +56,7 @@ COMMANDS = {
             "allowed": "a table of the items that may be recommended; default: all",
             "items": "a table of today's items, of which training may not have seen some",
             "repeats": "items of the history: mask (left out), keep; default: as the run did",
+            "data_dir": _DATA_DIR,
         },
         "promptrec recommend run=runs/RUN histories=histories.csv out=top.csv k=10",
     ),

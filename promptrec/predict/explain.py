@@ -20,31 +20,22 @@ from safetensors.torch import load_file
 from ..baselines.sasrec import SasRec
 from ..core import PromptrecError, offsets_of
 from ..data.dataset import Dataset
-from ..evaluation.recommender import load_catalogue, top_items
+from ..evaluation.metrics import ranks_of
+from ..evaluation.recommender import Recommender, best_items, load_catalogue, top_items
 from ..evaluation.split import Histories
 from ..experiments.parameters import settings_of
 from ..experiments.registry import find_model
-from ..mibert.model import MiBert, fused_states, routing_shares
-from .recommend import Fitted, best_of_part, open_run, record_of
+from ..mibert.model import MiBert, routing_shares
+from .recommend import Fitted, open_run, record_of
 from ..sbtrec.model import SbtRecSettings, as_long_as
 from ..sbtrec.quantizer import ResidualQuantizer
-from ..training.loop import autocast_to, this_process
+from ..training.loop import this_process
 
 # %% ../../nbs/8_predict/04_explain.ipynb #ex000007
 def best_table(fitted: Fitted, history: Histories, k: int) -> pd.DataFrame:
     "The `k` best items after a history: columns rank, title, genres, score."
-    ds = fitted.model.dataset
-    everything = np.ones(ds.n_items, bool)
-    found = best_of_part(fitted, history, k, everything, fitted.repeats)
-    item = found["item"].to_numpy(np.int64)
-    return pd.DataFrame(
-        {
-            "rank": found["rank"].to_numpy(),
-            "title": ds.titles[item],
-            "genres": [", ".join(genres) for genres in ds.items["genres"].iloc[item]],
-            "score": found["score"].to_numpy(np.float64),
-        }
-    )
+    model = cast(Recommender, fitted)  # it scores as one does
+    return best_items(model, history, k, fitted.repeats)[0].reset_index()
 
 # %% ../../nbs/8_predict/04_explain.ipynb #ex000010
 def one_less(history: Histories, latest: int) -> tuple[Histories, np.ndarray]:
@@ -73,19 +64,19 @@ def removal_table(fitted: Fitted, history: Histories, k: int, latest: int = 30) 
     each, oldest first: the `rank` and the `change` of the score of what was best, and which items
     leave the best `k` and enter them.
     """
-    ds, shown = fitted.model.dataset, fitted.shown(history)
+    ds, shown = fitted.dataset, fitted.shown(history)
     several, place = one_less(shown, latest)
     scores = fitted.score(several)
     if fitted.repeats != "keep":
         scores[:, history.item] = -np.inf
     best = top_items(scores, k)
-    lead = best[0, 0]
-    rows = []
+    lead, rows = best[0, 0], []
+    rank = ranks_of(scores, lead)
     for b in range(1, len(several)):
         rows.append(
             {
                 "without": ds.titles[shown.item[place[b - 1]]],
-                "rank": int((scores[b] > scores[b, lead]).sum()) + 1,
+                "rank": int(rank[b]),
                 "change": float(scores[b, lead] - scores[0, lead]),
                 "leave": _names(ds, best[0][~np.isin(best[0], best[b])], _NAMED),
                 "enter": _names(ds, best[b][~np.isin(best[b], best[0])], _NAMED),
@@ -97,25 +88,21 @@ def removal_table(fitted: Fitted, history: Histories, k: int, latest: int = 30) 
 # %% ../../nbs/8_predict/04_explain.ipynb #ex000016
 @torch.inference_mode()
 def routing_tables(fitted: Fitted, history: Histories) -> dict[str, pd.DataFrame]:
-    """For a `MiBert`, `experts` (their gates, and whether they read the history) and `branches`
-    (their weights), each if the model has any.
+    """For a `MiBert`, `experts` (their gates, and which are selected) and `branches` (their
+    weights), each if the model has any.
     """
     model = cast(MiBert, fitted.model)
-    model.net.eval()
-    device = model.net.titles.bias.device
-    [(_, batch)] = model.input.to_score(fitted.shown(history), 1)
-    with autocast_to(model.score_precision, device.type):
-        parts = fused_states(model.net, {name: x.to(device) for name, x in batch.items()})[1]
+    [(_, _, parts)] = model.read(fitted.shown(history), 1)
     shares = {name: float(share) for name, share in routing_shares(parts, model.settings).items()}
     tables = {}
     if "gates" in parts:
         gates = parts["gates"][0].float().cpu().numpy()
-        reads = [bool(shares[f"expert {e}"]) for e in range(len(gates))]
+        selected = [bool(shares[f"expert {e}"]) for e in range(len(gates))]
         tables["experts"] = pd.DataFrame(
             {
                 "expert": [f"expert {e}" for e in range(len(gates))],
                 "gate": gates,
-                "reads it": ["yes" if read else "no" for read in reads],
+                "selected": ["yes" if one else "no" for one in selected],
             }
         )
     weights = {n.removeprefix("weight "): w for n, w in shares.items() if n.startswith("weight ")}
@@ -134,16 +121,20 @@ class Coder:
     max_history: int | None  # how many items of a history count, the latest; None: all
     both: bool  # whether items have tokens too, so that states are as long as items' vectors
 
+    @property
+    def dataset(self) -> Dataset:
+        "The catalogue that the encoder knows."
+        return self.encoder.dataset
+
     def states(self, histories: Histories) -> torch.Tensor:
         "What codes are made of: states after histories [B, d]."
-        shown = histories if self.max_history is None else histories.last(self.max_history)
-        z = torch.from_numpy(self.encoder.states(shown))
+        z = torch.from_numpy(self.encoder.states(histories.last(self.max_history)))
         return as_long_as(z, torch.from_numpy(self.encoder.item_vectors())) if self.both else z
 
     @cached_property
     def of_items(self) -> torch.Tensor:
         "The state after each item alone [V, d]."
-        V = self.encoder.dataset.n_items
+        V = self.dataset.n_items
         return self.states(
             Histories(np.arange(V), np.full(V, np.nan, np.float32), np.arange(V + 1))
         )
@@ -153,7 +144,7 @@ class Coder:
         "The codes of each item, int64 [V, L]."
         return self.quantizer.encode(self.of_items)
 
-
+# %% ../../nbs/8_predict/04_explain.ipynb #ffd2fa23
 def open_codes(path: str | Path, data_dir: str | Path | None = None) -> Coder:
     """Encoder and codebooks of a finished run of `SbtRec`; raises `PromptrecError` where there is
     no such run, and for models without codes.
@@ -186,7 +177,7 @@ def code_table(coder: Coder, history: Histories, k: int = 5) -> pd.DataFrame:
     for level, code in enumerate(codes[0].tolist()):
         items = np.flatnonzero(same[:, level])
         near = items[np.argsort(distance[items], kind="stable")]
-        names = _names(coder.encoder.dataset, near, k)
+        names = _names(coder.dataset, near, k)
         rows.append({"level": level + 1, "code": code, "items": len(items), "such as": names})
     return pd.DataFrame(rows)
 

@@ -9,10 +9,11 @@ __all__ = ['hold_out', 'asked_about_new', 'ranks_of_new', 'new_item_table']
 import numpy as np
 import pandas as pd
 
-from ..core import offsets_of, rng
+from ..core import PromptrecError, offsets_of, rng
 from ..data.dataset import Dataset, select
 from ..data.filters import keep_users
 from ..evaluation.metrics import ranks_of
+from ..evaluation.recommender import hide_touched, rows_at_once
 from ..evaluation.split import Histories
 from ..evaluation.stats import bootstrap
 from .recommend import Fitted
@@ -28,54 +29,62 @@ def hold_out(ds: Dataset, share: float = 0.1, seed: int = 0) -> tuple[Dataset, n
     return keep_users(kept, 3), held
 
 # %% ../../nbs/8_predict/03_new_items.ipynb #29d5b885
-_CELLS = 4_000_000  # users x items scored at once
-
-
 def asked_about_new(fitted: Fitted, ds: Dataset, held: np.ndarray) -> tuple[Histories, np.ndarray]:
     """Of the users of `ds` whose last item is `held` out: the other items that they touched, as
-    histories of the model's item numbers [n], and the last item [n]. Users without another go.
+    histories of the model's item numbers [n], and the last item, its number in `ds` [n]. Users
+    without another go; raises `PromptrecError` where nobody is left.
     """
-    known = pd.Index(fitted.model.dataset.items["item_id"])
+    known = pd.Index(fitted.dataset.items["item_id"])
     number = known.get_indexer(ds.items["item_id"])[ds.item]  # -1: not in the model's catalogue
-    last = ds.offsets[1:] - 1
     kept = ~held[ds.item] & (number >= 0)
     lengths = np.bincount(ds.user[kept], minlength=ds.n_users)
     h = Histories(number[kept], ds.rating[kept], offsets_of(lengths))
-    users = np.flatnonzero(held[ds.item[last]] & (lengths > 0))
-    return h[users], number[last[users]]
+    last = ds.item[ds.offsets[1:] - 1]
+    users = np.flatnonzero(held[last] & (lengths > 0))
+    if not len(users):
+        raise PromptrecError(f"{ds.name}: nobody's last item is held out. Hold out a larger share.")
+    return h[users], last[users]
 
-
+# %% ../../nbs/8_predict/03_new_items.ipynb #83829359
 def ranks_of_new(fitted: Fitted, ds: Dataset, held: np.ndarray) -> pd.DataFrame:
-    """Ranks of last items that are `held` out, one row for each user who has such a one: `new`,
-    among the new ones, and `all`, in the whole catalogue, items of the history left out.
+    """For each user whose last `item` (its number in `ds`) is held out, its ranks: `new`, among the
+    items `held` out [V], and `all`, in the whole catalogue, items of the history left out. Raises
+    `PromptrecError` where nobody is asked about, or the model does not know an item held out.
     """
-    h, target = asked_about_new(fitted, ds, held)
-    column = np.cumsum(fitted.new) - 1  # of a new item among the new ones
-    step, tables = max(1, _CELLS // len(fitted.new)), []
+    h, item = asked_about_new(fitted, ds, held)
+    known = pd.Index(fitted.dataset.items["item_id"])
+    new = known.get_indexer(ds.items["item_id"][held])  # numbers in the model's catalogue
+    if (new < 0).any():
+        raise PromptrecError("The model knows no held-out items: open its run with their titles.")
+    column = (np.cumsum(held) - 1)[item]  # of each last item among those held out
+    step, tables = rows_at_once(fitted.dataset.n_items), []
     for start in range(0, len(h), step):
-        some, goal = h[start : start + step], target[start : start + step]
-        scores = fitted.score(some)
-        scores[np.repeat(np.arange(len(goal)), some.lengths), some.item] = -np.inf
-        new = ranks_of(scores[:, fitted.new], column[goal])
-        tables.append(pd.DataFrame({"new": new, "all": ranks_of(scores, goal)}))
+        block = slice(start, start + step)
+        scores = fitted.score(h[block])
+        hide_touched(scores, h[block])
+        ranks = {
+            "item": item[block],
+            "new": ranks_of(scores[:, new], column[block]),
+            "all": ranks_of(scores, new[column[block]]),
+        }
+        tables.append(pd.DataFrame(ranks))
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/8_predict/03_new_items.ipynb #c83c7efd
-def new_item_table(
-    ranks: pd.DataFrame, ds: Dataset, held: np.ndarray, target: np.ndarray
-) -> pd.DataFrame:
-    """Recall@10 of new items, with 95% intervals over users: of `ranks`, of chance, and of the
-    items' popularity in `ds` but for the targets [n], numbers in `ds`, which nobody could know.
+def new_item_table(ranks: pd.DataFrame, ds: Dataset, held: np.ndarray) -> pd.DataFrame:
+    """Recall@10 of the items `held` out of `ds`, with 95% intervals over users: of `ranks_of_new`,
+    of the items' popularity but for the targets, which nobody could know, and of chance.
     """
-    counts = np.bincount(ds.item, minlength=ds.n_items) - np.bincount(target, minlength=ds.n_items)
-    known = np.tile(counts[held].astype(np.float32), (len(target), 1))
-    popular = ranks_of(known, (np.cumsum(held) - 1)[target])
+    item, V = ranks["item"], ds.n_items
+    counts = np.bincount(ds.item, minlength=V) - np.bincount(item, minlength=V)
+    # ties count against the target, as in `ranks_of`
+    popular = held.sum() - np.searchsorted(np.sort(counts[held]), counts[item])
     rows = {
         "from titles, among new items": ranks["new"],
         "from titles, among all items": ranks["all"],
         "their later popularity, among new items": popular,
     }
     found = {name: bootstrap(np.asarray(r))["recall@10"] for name, r in rows.items()}
-    chance = 10 / held.sum()
+    chance = min(1.0, 10 / held.sum())
     found["chance, among new items"] = {"value": chance, "low": np.nan, "high": np.nan}
     return pd.DataFrame(found).T.rename_axis("recall@10")

@@ -7,7 +7,6 @@ __all__ = ['Fitted', 'record_of', 'open_run', 'items_like', 'Report', 'check_out
            'described', 'Pieces', 'predict', 'main']
 
 # %% ../../nbs/8_predict/02_recommend.ipynb #4521d7ef
-import hashlib
 import inspect
 import json
 import shutil
@@ -23,11 +22,18 @@ import pyarrow as pa
 from pyarrow import csv as pacsv
 from pyarrow import parquet as pq
 
-from ..core import PromptrecError, atomic_path, check_name, project_path
+from ..core import PromptrecError, atomic_path, check_name, file_sha256, project_path
 from ..data.custom import read_items
 from ..data.dataset import Dataset, add_items
 from ..evaluation.metrics import progress_bar
-from ..evaluation.recommender import Recommender, check_k, load_catalogue, top_items
+from promptrec.evaluation.recommender import (
+    Recommender,
+    check_k,
+    hide_touched,
+    load_catalogue,
+    rows_at_once,
+    top_items,
+)
 from ..evaluation.split import REPEATS, Histories
 from ..experiments.parameters import settings_of
 from ..experiments.records import code_hash, read_record
@@ -48,18 +54,18 @@ class Fitted:
     repeats: str  # what becomes of items of the history: mask, keep, drop
     new: np.ndarray  # whether an item was not there in training, bool [V]
 
+    @property
+    def dataset(self) -> Dataset:
+        "The catalogue that the model ranks."
+        return self.model.dataset
+
     def shown(self, histories: Histories) -> Histories:
         "Histories as the run's protocol cuts them."
-        return histories if self.max_history is None else histories.last(self.max_history)
+        return histories.last(self.max_history)
 
     def score(self, histories: Histories) -> np.ndarray:
         "Scores of all items [B, V], float32, of histories cut as the run's protocol does."
         return np.array(self.model.score(self.shown(histories)))
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def record_of(path: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -102,7 +108,7 @@ def open_run(
     return Fitted(
         fitted,
         name,
-        _digest(folder / "model.safetensors"),
+        file_sha256(folder / "model.safetensors"),
         config.get("max_history"),
         config.get("repeats", "mask"),
         ~fitted.dataset.items["item_id"].isin(own.items["item_id"]).to_numpy(),
@@ -160,7 +166,7 @@ def allowed_items(fitted: Fitted, allowed: pd.DataFrame | None, left_out: Counte
     """Which items may be recommended, bool [V]; those that the model cannot score are noted in
     `left_out`. Raises where none is left.
     """
-    ids = fitted.model.dataset.items["item_id"]
+    ids = fitted.dataset.items["item_id"]
     if allowed is None:
         return np.ones(len(ids), bool)
     missing = allowed["item"][~allowed["item"].isin(ids)]
@@ -169,22 +175,19 @@ def allowed_items(fitted: Fitted, allowed: pd.DataFrame | None, left_out: Counte
     if not mask.any():
         raise PromptrecError(
             f"The model knows none of the {len(allowed):,} allowed items, such as "
-            f"{allowed['item'].iloc[0]!r}. Give ids of {fitted.model.dataset.name}."
+            f"{allowed['item'].iloc[0]!r}. Give ids of {fitted.dataset.name}."
         )
     return mask
 
 # %% ../../nbs/8_predict/02_recommend.ipynb #e2831415
 def note_items(fitted: Fitted, today: pd.DataFrame, report: Report) -> None:
     "Note in a report which of today's items the model scores anew, and which it cannot score."
-    ds = fitted.model.dataset
+    ds = fitted.dataset
     beyond = today["item"][~today["item"].isin(ds.items["item_id"])]
     report.left_out.add(beyond.astype(str).tolist(), len(beyond))
     report.new.add(ds.titles[fitted.new].tolist(), int(fitted.new.sum()))
 
 # %% ../../nbs/8_predict/02_recommend.ipynb #70258072
-_CELLS = 4_000_000  # users x items scored at once
-
-
 def best_of_part(
     fitted: Fitted, histories: Histories, k: int, allowed: np.ndarray, repeats: str
 ) -> pd.DataFrame:
@@ -193,7 +196,7 @@ def best_of_part(
     """
     known = np.flatnonzero(histories.lengths)
     known = known[np.argsort(histories.lengths[known], kind="stable")]  # less padding in a block
-    step = max(1, _CELLS // len(allowed))
+    step = rows_at_once(len(allowed))
     tables = []
     for start in range(0, len(known), step):
         block = known[start : start + step]
@@ -201,7 +204,7 @@ def best_of_part(
         scores = fitted.score(some)
         scores[:, ~allowed] = -np.inf
         if repeats != "keep":
-            scores[np.repeat(np.arange(len(block)), some.lengths), some.item] = -np.inf
+            hide_touched(scores, some)
         best = top_items(scores, k)
         row, place = np.nonzero(best >= 0)
         item = best[row, place]
@@ -216,7 +219,7 @@ def described(found: pd.DataFrame, users: pa.Array, fitted: Fitted, with_new: bo
     """Recommendations as they are written: raw ids of user and item, title and, if asked for,
     whether the item is new.
     """
-    ds, item = fitted.model.dataset, found["item"].to_numpy()
+    ds, item = fitted.dataset, found["item"].to_numpy()
     columns = {
         "user": users.take(pa.array(found["user"].to_numpy())),
         "rank": pa.array(found["rank"].to_numpy(np.int32)),
@@ -290,12 +293,12 @@ def predict(
     given = [project_path(path) for path in (histories, allowed, items) if path is not None]
     plan = {
         "weights": fitted.weights,
-        "tables": [_digest(path) for path in given],
+        "tables": [file_sha256(path) for path in given],
         "given": [k, repeats, allowed is None, items is None],
         "code": code_hash(),
     }
     pieces = Pieces(report.path, plan)
-    number = ItemNumbers(fitted.model.dataset, "item" not in table.names)
+    number = ItemNumbers(fitted.dataset, "item" not in table.names)
     with (
         tempfile.TemporaryDirectory(dir=pieces.folder) as folder,
         progress_bar(len(table.users), "recommend", progress, "user") as bar,

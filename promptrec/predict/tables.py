@@ -267,7 +267,7 @@ def _sort_into_files(rows: Iterator[pa.Table], borders: np.ndarray, folder: Path
             for p in np.unique(part).tolist():
                 files[p].write_table(table.filter(pa.array(part == p)))
 
-
+# %% ../../nbs/8_predict/01_tables.ipynb #e8333025
 def _rows_of_parts(
     rows: Iterator[pa.Table], borders: np.ndarray, folder: Path
 ) -> Iterator[pa.Table]:

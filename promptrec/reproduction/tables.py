@@ -302,7 +302,7 @@ def data_set_table(dataset: str, table: pd.DataFrame) -> str:
     "The rows of one data set in Markdown below its name; said in words where all have a DASH."
     figures = table.drop(columns=["model", "preset", "seeds"])
     if figures.eq(DASH).all(axis=None):
-        text = "No record has it yet."
+        text = "No record on this data set has these metrics yet."
     else:
         text = table.reset_index(drop=True).to_markdown(index=False, disable_numparse=True)
     return f"**{dataset}**\n\n{text}"

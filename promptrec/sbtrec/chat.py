@@ -38,7 +38,7 @@ _SENDABLE = {  # parameter of a request -> the setting with its value
     "max_completion_tokens": "max_tokens",  # what OpenAI's newer models call it
 }
 
-
+# %% ../../nbs/6_sbtrec/07_chat.ipynb #fb97659d
 @dataclass(frozen=True)
 class ChatSettings:
     "Which server is asked, how, and what that may cost. No value is the paper's: it states none."
@@ -139,7 +139,7 @@ def _key() -> str:
         raise PromptrecError("OPENAI_API_KEY holds characters that no key has. Set it again.")
     return key
 
-
+# %% ../../nbs/6_sbtrec/07_chat.ipynb #e34f5678
 def _why_no_answer(e: Exception, key: str, s: ChatSettings) -> str:
     "What went wrong, without the key."
     openai = _openai()
@@ -232,7 +232,7 @@ class _Question:
 
 _ASKED: ContextVar[_Question] = ContextVar("_ASKED")
 
-
+# %% ../../nbs/6_sbtrec/07_chat.ipynb #a0f6c26d
 class _Budget:
     "Requests that were sent (`calls`), what they cost at most (`cost`), and their limits."
 

@@ -599,6 +599,7 @@ _VARIANTS = {
     "llama": {"behaviour": "none", "lora_rank": 0, **_WORDS},
 }
 
+# %% ../../nbs/6_sbtrec/06_model.ipynb #9c808ee2
 _LORA_TRAINING = {
     "lr": 5e-4,  # assumption: the paper states none
     "weight_decay": 0.0,  # the paper says Adam (section 4.5)

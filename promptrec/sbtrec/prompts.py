@@ -44,7 +44,7 @@ def _sentences(domain: Domain, behaviour: str, place: str) -> tuple[str, str, st
         mark if place == "last" else "",
     )
 
-
+# %% ../../nbs/6_sbtrec/04_prompts.ipynb #f57c0c26
 def _with_mark(name: str, behaviour: str) -> str:
     "A title in a list as a person reads it, with the mark of its token."
     marks = {"items": f" {name}{BEHAVIOUR_MARK}", "both": f"{BEHAVIOUR_MARK} {name}"}

@@ -549,7 +549,7 @@ def _split_table(module: UsedRows, state: dict, prefix: str, *_: Any) -> None:
 _ROWS = {"cpu": 512}
 _ROWS_ELSEWHERE = 1024
 
-
+# %% ../../nbs/3_training/01_kernels.ipynb #be4a176b
 class _Softmax(torch.autograd.Function):
     """Mean cross entropy of `h @ E.T + b` [P, V], a piece at a time; the gradients are made on the
     way.

@@ -58,13 +58,15 @@ def _made_with(kind: str, name: str, place: Path, known: str | None) -> dict[str
         same = {"id": known, "resume": resume} if known else {}
         return {"run_name": _PROJECT, "name": name, "dir": place.parent, **same}
     os.environ.setdefault("TRACKIO_DIR", str(place))  # trackio reads it once, when imported
-    return {"run_name": _PROJECT, "name": name, "resume": resume}
+    return {"run_name": _PROJECT, "name": known or name, "resume": resume}
 
 
 def _own_name(kind: str, tracker: GeneralTracker, name: str) -> str:
     "What the tracker itself calls a run that it has begun."
     if kind == "mlflow":
         return tracker.tracker.info.run_id
+    if kind == "trackio":  # which gives a run another name where it has one of that name
+        return tracker.tracker.name
     return tracker.tracker.id if kind == "wandb" else name
 
 # %% ../../nbs/3_training/05_trackers.ipynb #tk000010
@@ -126,14 +128,17 @@ def tracking(
         return
     tracker = start_tracker(kind, name, folder, parameters, goes_on)
 
+    def or_warn(what: str, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as e:
+            warnings.warn(f"{kind} did not take {what}: {type(e).__name__}: {e}", stacklevel=3)
+
     def log(numbers: dict[str, float], step: int) -> None:
         values = {tracked_name(name): float(value) for name, value in numbers.items()}
-        try:
-            tracker.log(values, step=step)
-        except Exception as e:
-            warnings.warn(f"{kind} did not take step {step}: {type(e).__name__}: {e}", stacklevel=2)
+        or_warn(f"step {step}", lambda: tracker.log(values, step=step))
 
     try:
         yield log
     finally:
-        tracker.finish()
+        or_warn("the end of the run", tracker.finish)
