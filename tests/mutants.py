@@ -5,7 +5,8 @@
 A mutant is this repository with one operator, comparison, constant or index of an exported cell
 changed, in the notebook and in the package. It is killed if a test fails: one in its own notebook,
 else one in the notebooks and files of `tests` that use it most. What is in `--out` already is
-not done again, so that a run which was stopped goes on; the survivors are printed at the end.
+not done again, so that a run which was stopped goes on, and `--others 0` before `--others 6` gives
+first figures soon; the survivors are printed at the end.
 """
 
 import argparse
@@ -30,7 +31,6 @@ import nbformat
 ROOT = Path(__file__).parent.parent
 CHAPTERS = ("1_data", "2_evaluation", "3_training", "4_mibert", "6_sbtrec")
 LONGEST = 900  # seconds that one notebook or one file of tests may take
-MOST = 6  # so many other notebooks and files of tests are tried
 SKIPPED = {"slow", "cuda", "hub"}  # as `tst_flags` in settings.ini
 
 COMPARED = {
@@ -231,13 +231,15 @@ def _tests_pass(tree: Path, file: str) -> bool:
     return done.returncode == 0
 
 
-def killed_by(mutant: Mutant, tree: Path) -> str:
-    "What kills a mutant, in a copy of the repository that is made anew; '' if nothing does."
+def killed_by(mutant: Mutant, tree: Path, begin: int, end: int) -> str:
+    """What kills a mutant, in a copy of the repository that is made anew, of its own notebook (0)
+    and its users (from 1) from `begin` to `end`; '' if nothing does.
+    """
     shutil.rmtree(tree, ignore_errors=True)
     subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{ROOT}", str(tree)], check=True)
     _apply(mutant, tree)
     own = f"nbs/{mutant.notebook}"
-    for path in [own, *_users_of(mutant)[:MOST]]:
+    for path in [own, *_users_of(mutant)][begin:end]:
         passed = (
             _in_child(tree, tree / path) if path.endswith(".ipynb") else _tests_pass(tree, path)
         )
@@ -252,6 +254,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("mutants.jsonl"))
+    parser.add_argument("--others", type=int, default=6, help="users of a module that are tried")
     parser.add_argument("--shard", default="0/1", help="every n-th mutant from the i-th: i/n")
     given = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
@@ -260,21 +263,24 @@ def main() -> None:
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
-    made = [json.loads(line) for line in given.out.open()] if given.out.exists() else []
-    there = {(m["notebook"], m["cell"], m["place"]) for m in made}
+    rows = [json.loads(line) for line in given.out.open()] if given.out.exists() else []
+    made = {(m["notebook"], m["cell"], m["place"]): m for m in rows}  # the last of each
     i, _, n = given.shard.partition("/")
     with tempfile.TemporaryDirectory() as folder:
         for mutant in draw(given.n, given.seed)[int(i) :: int(n)]:
-            if (mutant.notebook, mutant.cell, mutant.place) in there:
+            place = (mutant.notebook, mutant.cell, mutant.place)
+            before = made.get(place, {"killed_by": "", "tried": 0})
+            if before["killed_by"] or before["tried"] > given.others:
                 continue
-            started = time.monotonic()
-            killer = killed_by(mutant, Path(folder) / "mutant")
+            started, tree = time.monotonic(), Path(folder) / "mutant"
+            killer = killed_by(mutant, tree, before["tried"], 1 + given.others)
             row = {name: value for name, value in vars(mutant).items() if name != "code"}
-            row |= {"killed_by": killer, "seconds": round(time.monotonic() - started, 1)}
+            row |= {"killed_by": killer, "tried": 1 + given.others}
+            row["seconds"] = round(time.monotonic() - started, 1)
             with given.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            made.append(row)
-    survivors = [m for m in made if not m["killed_by"]]
+            made[place] = row
+    survivors = [m for m in made.values() if not m["killed_by"]]
     print(f"{len(made) - len(survivors)} of {len(made)} mutants killed")
     for m in survivors:
         print(f"{m['notebook']}: {m['line']}\n    {m['change']}")
