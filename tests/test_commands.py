@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 from promptrec.data.custom import read_folder
@@ -146,6 +147,18 @@ def test_the_data_of_the_how_to_page_are_read(tmp_path):
     dataset = read_folder(tmp_path)
     assert dataset.users.tolist() == ["ann", "bob"] and len(dataset) == 3
     assert dataset.titles.tolist() == ["Middlemarch", "Les Misérables"]
+
+
+def test_the_histories_of_the_how_to_page_get_recommendations(tmp_path):
+    run = configure(dataset="ml-100k", model="popularity", out_dir=str(tmp_path / "runs"))
+    path = execute(run, prepare(run)).path
+    [table] = fences("docs/how/recommend.md", "text")
+    [code] = fences("docs/how/recommend.md", "python")
+    people, best = tmp_path / "people.csv", tmp_path / "best.parquet"
+    people.write_text(table)
+    named = re.sub(r"runs/ml-100k-sasrec-[^\"]+", str(path), code)
+    exec(named.replace("people.csv", str(people)).replace("best.parquet", str(best)), {})
+    assert pd.read_parquet(best)["user"].value_counts().to_dict() == {"ann": 20, "bob": 20}
 
 
 def test_the_model_of_the_how_to_page_runs(own, tmp_path):
