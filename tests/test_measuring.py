@@ -21,13 +21,14 @@ def worktrees(root):
 def benchmark(root):
     "The names that the benchmark notebook defines, where one model is trained for a few steps."
     cells = nbformat.read(root / "nbs" / "benchmark.ipynb", as_version=4).cells
-    source = {cell.id: cell.source for cell in cells}
+    code = {cell.id: cell.source for cell in cells if cell.cell_type == "code"}
+    order = list(code)
     names = {}
     for cell in ("c002", "c003"):
-        exec(source[cell], names)
+        exec(code[cell], names)
     names |= {"cases": "gru4rec", "steps": 1}
-    for cell in ("c004", "c041", "c043", "c044"):
-        exec(source[cell], names)
+    for cell in ("c004", *order[order.index("c041") : order.index("c044") + 1]):
+        exec(code[cell], names)
     names["CASES"]["gru4rec"]["preset"] = "tiny"
     return names
 
