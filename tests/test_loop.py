@@ -135,7 +135,8 @@ sys.path.insert(0, sys.argv[1])
 from test_loop import Asked, check_same, found_by_evaluation, gradient
 from promptrec.experiments.parameters import configure
 from promptrec.experiments.run import build, prepare
-from promptrec.training.loop import LoopSettings, this_process
+from promptrec.processes import this_process
+from promptrec.training.loop import LoopSettings
 
 here = this_process()
 run = configure(model="sasrec", dataset=sys.argv[2], preset="tiny", candidates="uniform-5")
