@@ -105,20 +105,21 @@ def others_in_reach() -> Iterator[None]:
     """A context of a whole program: raises `PromptrecError`, which says what to do, if another
     process ends or cannot be reached. All of them have to enter it.
     """
-    me, hosts = platform.node(), [platform.node()]
+    me, known = platform.node(), ""
     try:
-        hosts = gather_object(hosts) if this_process().num_processes > 1 else hosts
+        if this_process().num_processes > 1:
+            hosts = gather_object([me])
+            known = f" ({', '.join(f'{rank} on {host}' for rank, host in enumerate(hosts))})"
         yield
     except RuntimeError as e:
         if not _is_about_others(e):
             raise
         # its first sentence, without the place in gloo's source before it
-        reason = re.sub(r"^\[\S+\] ", "", str(e)).splitlines()[0].partition(". ")[0]
-        where = ", ".join(f"{rank} on {host}" for rank, host in enumerate(hosts))
+        reason = re.sub(r"^\[\S+\] ", "", str(e)).splitlines()[0].partition(". ")[0].rstrip(".")
         raise PromptrecError(
-            f"A process on {me} has lost another one: {reason}. Of the processes of this run "
-            f"({where}) one ended, and its own output says why; or the network between the hosts "
-            f"is cut; or one was busy for longer than PROMPTREC_TIMEOUT={waiting_time():.0f} "
-            "seconds. The last checkpoint is whole: give the same commands again on all hosts, "
+            f"A process on {me} has lost another one: {reason}. Of the processes of this run"
+            f"{known} one ended, and its own output says why; or the network between the hosts is "
+            f"cut; or one was busy for longer than PROMPTREC_TIMEOUT={waiting_time():.0f} seconds. "
+            "A checkpoint, if there is one, is whole: give the same commands again on all hosts, "
             "with resume=true."
         ) from None
