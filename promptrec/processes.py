@@ -53,6 +53,8 @@ _PIECE = 1 << 26  # bytes of a file that are sent at once
 
 def from_main(value: Any) -> Any:
     "The `value` that the main process has, in every process; all of them have to call it."
+    if this_process().num_processes == 1:
+        return value
     return broadcast_object_list([value])[0]
 
 
@@ -76,6 +78,8 @@ def check_same(mine: dict[str, Any]) -> None:
     """Raise `PromptrecError`, in all processes, if `mine` is not in each what it is in the main
     one, and name the host and what differs; all of them have to call it.
     """
+    if this_process().num_processes == 1:
+        return
     (main_host, first), *others = gather_object([(platform.node(), mine)])
     for rank, (host, its) in enumerate(others, 1):
         differ = [name for name in first | its if first.get(name) != its.get(name)]

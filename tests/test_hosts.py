@@ -96,7 +96,7 @@ class Hosts:
     "host-0 at 10.77.0.1 and host-1 at 10.77.0.2, whose runs write into folders of their own."
 
     def __init__(self, folder):
-        self.folder, self.port = folder, 29500
+        self.folder, self.port, self.starters = folder, 29500, []
         self.names = [f"promptrec-{os.getpid()}-{i}" for i in (0, 1)]
         self.environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
         self.environment |= {"GLOO_SOCKET_IFNAME": "eth0", "PROMPTREC_TIMEOUT": str(SECONDS)}
@@ -119,6 +119,8 @@ class Hosts:
             for pid in left.stdout.split():  # none but those started here can be in there
                 os.kill(int(pid), signal.SIGKILL)
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        for starter in self.starters:
+            starter.communicate()
 
     def cable(self, state):
         ip("-n", self.names[0], "link", "set", "eth0", state)
