@@ -505,10 +505,10 @@ class Loop:
     interruption. `resume=True` goes on from it, or begins if there is none; without `resume` an old
     one is deleted. Of several processes the main one writes, and the others go on from its file.
     `fingerprint` holds by name what a run must share with the checkpoint it goes on from, and its
-    processes with each other. `progress` shows a bar. `stop` is
-    told the rows so far before each epoch, and ends the run there by returning True; `report` is
-    called with the row of curves of each epoch, once its checkpoint is saved. After `run`,
-    `earlier` has the seconds that had gone into the checkpoint.
+    processes with each other. `progress` shows a bar. `stop` is told the rows so far before each
+    epoch, and ends the run there by returning True; `report` is called with the row of curves of
+    each epoch, once its checkpoint is saved. After `run`, `earlier` has the seconds that had gone
+    into the checkpoint.
     """
 
     def __init__(
