@@ -132,10 +132,12 @@ import sys
 import pandas as pd
 import torch
 sys.path.insert(0, sys.argv[1])
-from test_loop import Asked, check_same, found_by_evaluation, gradient
+from test_loop import Asked, check_same, found_by_evaluation, gradient, trained
 from promptrec.experiments.parameters import configure
 from promptrec.experiments.run import build, prepare
-from promptrec.training.loop import LoopSettings, this_process
+from promptrec.processes import this_process
+from promptrec.training import loop
+from promptrec.training.loop import LoopSettings
 
 here = this_process()
 run = configure(model="sasrec", dataset=sys.argv[2], preset="tiny", candidates="uniform-5")
@@ -156,6 +158,23 @@ torch.distributed.all_reduce(mean)
 assert torch.allclose(mean / 2, next(iter(whole.values())))  # the same in both
 for name, table in (("ranks", ranks), ("answers", answers)):
     table.to_parquet(f"{sys.argv[3]}/{name}-{here.process_index}.parquet")
+
+# a signal to one of them stops both behind the same step
+loop._ASK_EVERY = 3
+whole, curves = trained("no")
+try:
+    trained("no", sys.argv[3], stop_at=6 if here.process_index == 1 else None)
+except KeyboardInterrupt as e:
+    assert ("another process" in str(e)) == here.is_main_process, e
+    here.wait_for_everyone()
+    state = torch.load(f"{sys.argv[3]}/checkpoint.pt")["state"]
+    assert (state["epoch"], state["step"]) == (1, 3), state
+else:
+    raise AssertionError("not stopped")
+again, resumed = trained("no", sys.argv[3], resume=True)
+assert resumed["loss"].tolist() == curves["loss"].tolist()
+assert resumed["targets"].tolist() == [16] * 3
+assert all(map(torch.equal, again.state_dict().values(), whole.state_dict().values()))
 """
 
 

@@ -21,7 +21,7 @@ from .sequences import ItemTable, SequenceRecommender
 from ..data.dataset import Dataset
 from ..evaluation.recommender import weights_hash
 from ..mibert.encoder import load_encoder, load_tokenizer, most_tokens
-from ..training.loop import this_process
+from ..processes import this_process
 
 # %% ../../nbs/5_baselines/10_morec.ipynb #c005
 @dataclass(frozen=True)

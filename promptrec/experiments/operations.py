@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..training.loop import this_process
+from ..processes import this_process
 
 # %% ../../nbs/7_experiments/08_operations.ipynb #d9fe9620
 def matrix_rate(dtype: torch.dtype) -> float:

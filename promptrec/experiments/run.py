@@ -20,6 +20,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import torch
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from promptrec.core import (
     PromptrecError,
@@ -56,7 +57,8 @@ from promptrec.experiments.records import (
     reset_peak_memory,
     write_record,
 )
-from ..training.loop import Loop, this_process
+from ..processes import from_main, others_in_reach, this_process
+from ..training.loop import Loop
 from ..training.trackers import tracking
 
 # %% ../../nbs/7_experiments/04_run.ipynb #c023
@@ -433,9 +435,11 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
             log(metric_values(record), len(curves))
             for checkpoint in run.folder.rglob("checkpoint.pt"):
                 checkpoint.unlink()  # nothing is left to resume
-    here.wait_for_everyone()
     path = out_dir / f"{run.name}.json"
-    return Result(read_record(path), path, ranks, curves, model)
+    # other processes may be on hosts that do not see the main one's files
+    record = from_main(read_record(path) if here.is_main_process else None)
+    here.wait_for_everyone()
+    return Result(record, path, ranks, curves, model)
 
 # %% ../../nbs/7_experiments/04_run.ipynb #b7a42a1a
 def _run_of(config: dict[str, Any], folders: dict[str, str]) -> Run:
@@ -543,8 +547,10 @@ def main(words: list[str] | None = None) -> None:
     """
     try:
         run = configure(**parse_arguments(sys.argv[1:] if words is None else words))
-        path = execute(run, prepare(run), progress=True).path
+        with others_in_reach():
+            path = execute(run, prepare(run), progress=True).path
         if this_process().is_main_process:
             print(path)
     except PromptrecError as e:
+        get_error_handler().record_exception(e)  # for the summary that torchrun prints
         sys.exit(f"Error: {e}")

@@ -167,7 +167,8 @@ def check_machine() -> Iterator[Finding]:
     import torch
 
     from promptrec.core import describe_device
-    from promptrec.training.loop import has_compiler, pick_precision, this_process
+    from promptrec.processes import this_process
+    from promptrec.training.loop import has_compiler, pick_precision
 
     device = this_process().device.type
     yield Finding("device", f"{device} ({describe_device()['name']})")
@@ -254,6 +255,7 @@ VARIABLES = {
     "TRACKIO_DIR": "where track=trackio writes, if not into out_dir",
     "OPENAI_API_KEY": "the key of the server that model=chat asks",
     "ACCELERATE_USE_CPU": "true: leave the GPU alone",
+    "PROMPTREC_TIMEOUT": "seconds that a process of several waits for the others; 600 if unset",
     "OMP_NUM_THREADS": "how many threads torch has",
     "CUDA_VISIBLE_DEVICES": "which GPUs there are",
     "CXX": "the compiler of torch.compile",

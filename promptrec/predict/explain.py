@@ -27,9 +27,9 @@ from ..experiments.parameters import settings_of
 from ..experiments.registry import find_model
 from ..mibert.model import MiBert, routing_shares
 from .recommend import Fitted, open_run, record_of
+from ..processes import this_process
 from ..sbtrec.model import SbtRecSettings, as_long_as
 from ..sbtrec.quantizer import ResidualQuantizer
-from ..training.loop import this_process
 
 # %% ../../nbs/8_predict/04_explain.ipynb #ex000007
 def best_table(fitted: Fitted, history: Histories, k: int) -> pd.DataFrame:

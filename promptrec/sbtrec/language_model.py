@@ -28,7 +28,7 @@ from transformers import (
 from ..core import PromptrecError
 from ..data.download import SOURCES, cache_dir, locate
 from ..mibert.encoder import backbone_path, quiet_loading
-from ..training.loop import this_process
+from ..processes import this_process
 
 # %% ../../nbs/6_sbtrec/03_language_model.ipynb #c005
 def _read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LR_SCHEDULES', 'PRECISIONS', 'COMPILE', 'Logged', 'Batches', 'length_buckets', 'length_groups', 'LoopSettings',
-           'parameter_groups', 'pick_precision', 'autocast_to', 'this_process', 'enough_memory', 'count_targets',
-           'target_shares', 'own_pieces', 'has_compiler', 'is_compiled', 'training', 'Stepper', 'LoopState',
-           'save_state', 'load_state', 'Diverged', 'read_logs', 'train_epoch', 'epoch_row', 'Loop', 'epoch_table']
+           'parameter_groups', 'pick_precision', 'autocast_to', 'enough_memory', 'count_targets', 'target_shares',
+           'own_pieces', 'has_compiler', 'is_compiled', 'training', 'Stepper', 'LoopState', 'save_state', 'load_state',
+           'Diverged', 'read_logs', 'train_epoch', 'epoch_row', 'Loop', 'epoch_table']
 
 # %% ../../nbs/3_training/03_loop.ipynb #c002
 import importlib.util
@@ -26,8 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import torch
-from accelerate.state import PartialState
-from accelerate.utils import parse_flag_from_env, reduce
+from accelerate.utils import reduce
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -41,6 +40,7 @@ from promptrec.core import (
     seed_everything,
 )
 from ..evaluation.metrics import progress_bar, progress_stream
+from ..processes import check_same, file_of_main, from_main, in_any, this_process
 from .kernels import seed_dropout
 
 # %% ../../nbs/3_training/03_loop.ipynb #c008
@@ -165,13 +165,6 @@ def autocast_to(wanted: str, kind: str) -> torch.autocast:
     return torch.autocast(kind, dtype, enabled=dtype is not None)
 
 # %% ../../nbs/3_training/03_loop.ipynb #a4c0de03
-def this_process() -> PartialState:
-    """This process among those that `accelerate launch` or `torchrun` started: its device, its
-    rank, whether it is the main one. The environment's ACCELERATE_USE_CPU=true keeps to the CPU.
-    """
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-
-
 @contextmanager
 def enough_memory(batch_size: int) -> Iterator[None]:
     "Say what helps where the device runs out of memory: raises `PromptrecError`."
@@ -209,11 +202,13 @@ def target_shares(pieces: list[dict[str, torch.Tensor]]) -> list[float]:
 def own_pieces(
     batches: Batches, which: np.ndarray, settings: LoopSettings, epoch: int, step: int
 ) -> list[dict[str, torch.Tensor]]:
-    "This process's share of the examples `which` of a step, in pieces."
+    """This process's share of the examples `which` of a step, in pieces. Where there are fewer
+    examples than processes, one without any has the first, which counts nothing.
+    """
     here = this_process()
     generator = rng(settings.seed, 1, epoch, step, here.process_index)
     own = which[here.process_index :: here.num_processes]
-    pieces = np.array_split(own, settings.accumulate)
+    pieces = np.array_split(own if len(own) else which[:1], settings.accumulate)
     return [batches.collate(piece, generator) for piece in pieces if len(piece)]
 
 # %% ../../nbs/3_training/03_loop.ipynb #a4c0de08
@@ -261,7 +256,7 @@ def training(model: nn.Module, compiled: bool) -> Iterator[None]:
 
 # %% ../../nbs/3_training/03_loop.ipynb #a4c0de0b
 # of each piece of some steps: the share of a step that it is, and its loss and logs by name
-Logged = list[tuple[float, dict[str, torch.Tensor]]]
+Logged = list[tuple[float | torch.Tensor, dict[str, torch.Tensor]]]
 
 
 class Stepper:
@@ -292,18 +287,22 @@ class Stepper:
         "The learning rate of the latest step."
         return self.optimizer.param_groups[0]["lr"]
 
-    def step(self, pieces: list[dict], epoch: int, step: int, factor: float) -> Logged:
-        """Move the weights against the gradient of the mean loss over all targets of `pieces`, at
-        `factor` times the learning rate. Returns the shares and logs of the pieces.
+    def step(
+        self, pieces: list[dict], epoch: int, step: int, factor: float, idle: bool = False
+    ) -> Logged:
+        """Move the weights against the gradient of the mean loss over all targets of `pieces`, of
+        all processes that are not `idle`, at `factor` times the learning rate. Returns the shares
+        and logs of the pieces.
         """
         s, logged = self.settings, []
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * factor
-        for i, (piece, share) in enumerate(zip(pieces, target_shares(pieces))):
+        for i, (piece, share) in enumerate(zip(pieces, self._shares(pieces, idle))):
             seed_dropout(s.seed, 2, epoch, step, self.rank, i)
             with self._joined(i == len(pieces) - 1):
                 logs = self._forward(piece)
-                self.scaler.scale(logs["loss"] * share).backward()
+                # joined gradients are the mean over processes, and shares are of the sum
+                self.scaler.scale(logs["loss"] * share * self.processes).backward()
             logged.append((share, {name: value.detach() for name, value in logs.items()}))
         if s.clip:
             self.scaler.unscale_(self.optimizer)
@@ -312,6 +311,18 @@ class Stepper:
         self.scaler.update()
         self.optimizer.zero_grad()
         return logged
+
+    def _shares(self, pieces: list[dict], idle: bool) -> list[float] | torch.Tensor:
+        "The share that each piece has of the targets of all processes; on the device if several."
+        shares = target_shares(pieces)
+        if self.processes == 1:
+            return shares
+        weight = 1  # where batches have no targets, processes count alike
+        if "target" in pieces[0] or "labels" in pieces[0]:
+            weight = sum(map(count_targets, pieces))
+        mine = torch.tensor(0 if idle else weight, device=self.device)
+        share = mine / reduce(mine, "sum").clamp(min=1)
+        return share * torch.tensor(shares, device=self.device)
 
     def _forward(self, batch: dict) -> dict[str, torch.Tensor]:
         "The loss of a batch, float32, and its logs."
@@ -333,9 +344,8 @@ class LoopState:
 
     epoch: int = 0  # epochs done
     step: int = 0  # steps done of the current epoch
-    sums: dict[str, float] = field(default_factory=dict)  # loss and logs summed over these steps
+    sums: dict[str, float] = field(default_factory=dict)  # loss and logs of these steps, added up
     unread: Logged = field(default_factory=list)  # those of the latest steps, not in `sums` yet
-    targets: int = 0  # asked for in these steps, by this process
     seconds: float = 0.0  # that went into the current epoch
     curves: list[dict] = field(default_factory=list)  # one dict for each epoch done
     best: float = -math.inf  # the best value of the monitored metric
@@ -350,7 +360,7 @@ class LoopState:
     def end_epoch(self, row: dict, value: float, model: nn.Module, keep_from: int) -> None:
         "Count the epoch with this `row` as done; if its `value` is the best, keep the weights."
         self.curves.append(row)
-        self.epoch, self.step, self.targets = self.epoch + 1, 0, 0
+        self.epoch, self.step = self.epoch + 1, 0
         self.seconds, self.sums = 0.0, {}
         if self.epoch >= keep_from and value > self.best:
             self.best, self.best_epoch = float(value), self.epoch
@@ -375,11 +385,12 @@ def save_state(path: Path, state: LoopState, stepper: Stepper, fingerprint: dict
 
 # %% ../../nbs/3_training/03_loop.ipynb #c017
 def load_state(path: Path, stepper: Stepper, fingerprint: dict) -> LoopState:
-    """Give model, optimizer and scaler what `path` holds, and return the state;
+    """Give model, optimizer and scaler what the main process's `path` holds, and return the state;
     raises `PromptrecError` if it was begun with another fingerprint, and names what differs.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        with file_of_main(path) as file:
+            saved = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as e:
         raise PromptrecError(
             f"{path} is no readable checkpoint ({type(e).__name__}). Delete it, or run without "
@@ -419,13 +430,28 @@ class Diverged(PromptrecError):
     "The loss is not finite: because of the settings, not for lack of memory."
 
 
+def _added_up(parts: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    "Numbers by name; with several processes each name once, with the sum of all its numbers."
+    here, sums = this_process(), dict[str, float]()
+    if here.num_processes == 1 or not parts:
+        return parts
+    for name, number in parts:
+        sums[name] = sums.get(name, 0.0) + number
+    mine = torch.tensor(list(sums.values()), dtype=torch.float64, device=here.device)
+    return list(zip(sums, reduce(mine, "sum").tolist()))
+
+
 def read_logs(state: LoopState, lr: float) -> None:
-    "Add what `state` has not read yet to its sums; raises `Diverged` where a loss is not finite."
+    """Add what `state` has not read yet to its sums, which are those of all processes; raises
+    `Diverged` where a loss is not finite.
+    """
     names = [(name, share) for share, logs in state.unread for name in logs]
     values = [value.float() for _, logs in state.unread for value in logs.values()]
     state.unread.clear()
-    for (name, share), value in zip(names, torch.stack(values).tolist() if values else []):
-        state.sums[name] = state.sums.get(name, 0.0) + share * value
+    numbers = torch.stack(values).tolist() if values else []
+    parts = [(name, float(share) * value) for (name, share), value in zip(names, numbers)]
+    for name, part in _added_up(parts):
+        state.sums[name] = state.sums.get(name, 0.0) + part
     if not math.isfinite(state.sums.get("loss", 0.0)):
         raise Diverged(
             f"The loss is not finite by step {state.step} of epoch {state.epoch + 1} (learning "
@@ -440,12 +466,12 @@ def train_epoch(stepper: Stepper, batches: Batches, state: LoopState) -> Iterato
     if stepper.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()  # a record keeps the last epoch's peak
     for step in range(state.step, len(plan)):
-        if len(plan[step]) < stepper.processes:
-            continue  # not an example for each process
         pieces = own_pieces(batches, plan[step], s, state.epoch, step)
+        idle = stepper.rank >= len(plan[step])  # there is no example for this process
         factor = s.rate(state.epoch * len(plan) + step, s.epochs * len(plan))
-        state.unread += stepper.step(pieces, state.epoch, step, factor)
-        state.targets += sum(map(count_targets, pieces))
+        state.unread += stepper.step(pieces, state.epoch, step, factor, idle)
+        targets = 0 if idle else sum(map(count_targets, pieces))
+        state.unread.append((1.0, {"targets": torch.tensor(targets, device=stepper.device)}))
         state.step = step + 1
         if step % 10 == 0:
             read_logs(state, stepper.lr)
@@ -460,28 +486,29 @@ def epoch_row(stepper: Stepper, state: LoopState) -> dict[str, Any]:
     """The row of curves of an epoch: its number, mean loss and logs, the targets asked for,
     seconds, memory on a GPU.
     """
-    done = max(1, state.step)  # an epoch may have had no batch that was large enough
-    means = {name: total / done for name, total in state.sums.items()}
-    targets = reduce(torch.tensor(state.targets, device=stepper.device), "sum")  # of all processes
-    row = {"epoch": state.epoch + 1, **means, "targets": int(targets), "seconds": state.seconds}
+    means = {name: total / max(1, state.step) for name, total in state.sums.items()}
+    targets = int(state.sums.get("targets", 0))
+    row = {"epoch": state.epoch + 1, **means, "targets": targets, "seconds": state.seconds}
     if stepper.device.type == "cuda":
         row["peak MiB"] = torch.cuda.max_memory_allocated() / 2**20
     return row
 
 # %% ../../nbs/3_training/03_loop.ipynb #46f79c0a
 _SAVE_EVERY = 1200.0  # seconds of training that a run may lose when it is killed
+_ASK_EVERY = 10  # steps, behind which processes ask each other whether to save or to stop
 
 
 class Loop:
     """Trains a module.
 
     With a `folder` it keeps `checkpoint.pt` there after every epoch, every 20 minutes and on
-    interruption (of several processes: after epochs alone). `resume=True` goes on from it, or
-    begins if there is none; without `resume` an old one is deleted. `fingerprint` holds by name
-    what a run must share with the checkpoint it goes on from. `progress` shows a bar. `stop` is
-    told the rows so far before each epoch, and ends the run there by returning True; `report` is
-    called with the row of curves of each epoch, once its checkpoint is saved. After `run`,
-    `earlier` has the seconds that had gone into the checkpoint.
+    interruption. `resume=True` goes on from it, or begins if there is none; without `resume` an old
+    one is deleted. Of several processes the main one writes, and the others go on from its file.
+    `fingerprint` holds by name what a run must share with the checkpoint it goes on from, and its
+    processes with each other. `progress` shows a bar. `stop` is told the rows so far before each
+    epoch, and ends the run there by returning True; `report` is called with the row of curves of
+    each epoch, once its checkpoint is saved. After `run`, `earlier` has the seconds that had gone
+    into the checkpoint.
     """
 
     def __init__(
@@ -521,6 +548,7 @@ class Loop:
         out, and `KeyboardInterrupt` when interrupted, after saving.
         """
         s = self.settings
+        check_same(self.fingerprint)
         stepper = Stepper(model, groups, s)
         seed_everything(s.seed)
         state = self._begin(stepper)
@@ -542,37 +570,41 @@ class Loop:
                 save_state(self.checkpoint, state, stepper, self.fingerprint)
 
         def interruption() -> KeyboardInterrupt:
+            what = f"signal {signals[0]}" if signals else "a signal to another process"
             later = f"; resume goes on from {self.checkpoint.name}" if self.checkpoint else ""
-            return KeyboardInterrupt(f"Stopped by signal {signals[0]}{later}.")
+            return KeyboardInterrupt(f"Stopped by {what}{later}.")
 
         bar = progress_bar(s.epochs * steps, "train", self._shows, unit="step", initial=done)
         with _noted_signals() as signals, enough_memory(s.batch_size), bar:
             while state.epoch < s.epochs and state.waited(keep_from) < s.patience:
-                if self.stop(state.curves):
+                if from_main(self.stop(state.curves)):
                     break
                 bar.set_description(f"epoch {state.epoch + 1}/{s.epochs} train")
                 with training(model, compiled):
                     for _ in train_epoch(stepper, batches, state):
                         bar.update()
-                        due = signals or time.perf_counter() > saved + _SAVE_EVERY
-                        if due and stepper.processes == 1:  # else others may be at another step
+                        if stepper.processes > 1 and state.step % _ASK_EVERY:
+                            continue  # all processes stop at the same step
+                        due = time.perf_counter() > saved + _SAVE_EVERY
+                        stopped = in_any(bool(signals))
+                        if stopped or in_any(due):
                             read_logs(state, stepper.lr)
                             save()
-                        if signals:
+                        if stopped:
                             raise interruption()
 
                 bar.set_description(f"epoch {state.epoch + 1}/{s.epochs} validate")
                 row = epoch_row(stepper, state)
                 value: float = state.epoch  # without validation every epoch is the best so far
                 if validate:
-                    row |= validate()
+                    row = from_main(row | validate())  # or hosts may differ in when to stop
                     value = row[check_name("metric to monitor", s.monitor, row)]
                     bar.set_postfix_str(f"{s.monitor} {value:.4f}")
                 state.end_epoch(row, value, model, keep_from)
                 save()
                 if self.report:
                     self.report(row)
-                if signals:
+                if in_any(bool(signals)):
                     raise interruption()
 
         if state.epoch < s.epochs and state.waited(keep_from) >= s.patience:
@@ -588,11 +620,12 @@ class Loop:
 
     def _begin(self, stepper: Stepper) -> LoopState:
         "The state that the checkpoint has, if the run is to go on from it; else a new one."
-        if self.checkpoint and self.checkpoint.exists():
-            if self.resume:
-                return load_state(self.checkpoint, stepper, self.fingerprint)
+        path = self.checkpoint
+        if path and from_main(path.exists()):
+            if from_main(self.resume):
+                return load_state(path, stepper, self.fingerprint)
             if this_process().is_main_process:
-                self.checkpoint.unlink()
+                path.unlink()
         return LoopState()
 
     @property

@@ -18,7 +18,7 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from ..core import PromptrecError, check_name
-from .loop import this_process
+from ..processes import this_process
 
 # %% ../../nbs/3_training/05_trackers.ipynb #tk000005
 def tracked_name(name: str) -> str:
