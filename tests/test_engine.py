@@ -1,6 +1,9 @@
 """A grid on an engine: several processes, Slurm for real, and those that are killed."""
 
+import errno
+import fcntl
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -13,10 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from promptrec.core import PromptrecError
+from promptrec.experiments import run as run_module
 from promptrec.experiments.engine import run_all
 from promptrec.experiments.grid import record_path
 from promptrec.experiments.parameters import configure
-from promptrec.experiments.run import lease_path
+from promptrec.experiments.run import execute, lease_path, prepare
+from promptrec.experiments.search import search, search_path
+from promptrec.leases import Held, lease
+from promptrec.training import loop
 
 MINE = """
 from pathlib import Path
@@ -130,6 +138,111 @@ def test_four_workers_two_of_which_are_killed(twelve, tmp_path):
     done = run_all(twelve, tmp_path / "records", tmp_path / "runs", workers=4)
     killing.done()
     check_twelve(twelve, done, tmp_path)
+
+
+# One maker at a time ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(own, tmp_path):
+    "A run of a few epochs, and its data."
+    given = {"dataset": str(own), "candidates": "uniform-5", "preset": "tiny", "model": "sasrec"}
+    run = configure(**given, epochs=4, patience=4, out_dir=str(tmp_path / "runs"), resume=True)
+    return run, prepare(run)
+
+
+def in_a_process(does, *args):
+    "A process that begins as this one is, and does something."
+    process = multiprocessing.get_context("fork").Process(target=does, args=args)
+    process.start()
+    return process
+
+
+def test_the_same_run_in_one_folder_by_two(small, monkeypatch):
+    "The second is told who makes it; once that one is killed, it goes on where that one was."
+    run, data = small
+
+    def slowly(*args):
+        time.sleep(60)
+
+    def made_slowly():
+        monkeypatch.setattr(run_module, "evaluate_run", slowly)
+        execute(run, data)
+
+    other = in_a_process(made_slowly)
+    checkpoint = run.folder / "checkpoint.pt"
+    until(checkpoint.exists)
+    with pytest.raises(Held, match=f"{run.name} is in work: .*held by process {other.pid} on"):
+        execute(run, data)
+    other.kill()
+    other.join()
+    assert checkpoint.exists()
+    result = execute(run, data)
+    assert len(result.curves) == 4 and not list(run.folder.parent.glob("*.lease"))
+
+
+def test_who_lost_a_run_writes_nothing_more(small):
+    "As one whose host was suspended, and whose run another has taken over meanwhile."
+    run, data = small
+    path = lease_path(run)
+    seen = []
+
+    def lose(*args, usual=loop.save_state):
+        usual(*args)
+        seen.append((run.folder / "checkpoint.pt").stat().st_mtime_ns)
+        if len(seen) == 2:
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"token": "another"}))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "save_state", lose)
+        with pytest.raises(PromptrecError, match="was given up: .*Nothing is written"):
+            execute(run, data)
+    assert len(seen) == 2 and (run.folder / "checkpoint.pt").stat().st_mtime_ns == seen[-1]
+    assert not path.with_suffix(".json").exists() and path.exists()
+    path.unlink()  # the other has ended
+    assert execute(run, data).curves["epoch"].tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("sampler", ["design", "tpe"])
+def test_a_network_folder_without_locks(own, small, tmp_path, monkeypatch, sampler):
+    def refused(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    for name in ("flock", "lockf", "fcntl"):
+        monkeypatch.setattr(fcntl, name, refused)
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # and a clock that stands still
+    run, data = small
+    execute(run, data)
+    given = {"records": tmp_path / "records", "out_dir": tmp_path / "runs", "sampler": sampler}
+    found = search(str(own), "ease", 2, "tiny", candidates="uniform-5", **given)
+    assert len(found["trials"]) == 2 and not list(tmp_path.rglob("*.lease"))
+
+
+def test_a_search_by_design_by_two(own, tmp_path):
+    given = {"records": tmp_path / "records", "out_dir": tmp_path / "runs"}
+    run = configure(dataset=str(own), model="ease", preset="tiny")
+    path = search_path(run, tmp_path / "records")
+    with lease(path.with_suffix(".lease"), "The search"), pytest.raises(Held, match="is in work"):
+        search(str(own), "ease", 2, "tiny", candidates="uniform-5", **given)
+
+
+def test_several_commands_share_a_grid(twelve, tmp_path):
+    "Three, one of which is killed with all that it began: nothing is made twice."
+    runs = [given for given in twelve if "Counted" in given["model"]]
+
+    def command():
+        os.setpgrp()
+        done = run_all(runs, tmp_path / "records", tmp_path / "runs")
+        assert set(done["failed"]) == {""}
+
+    commands = [in_a_process(command) for _ in range(3)]
+    until(lambda: list((tmp_path / "runs").glob("*.log")))
+    os.killpg(commands[0].pid, signal.SIGKILL)
+    for other in commands:
+        other.join(120)
+    assert [c.exitcode for c in commands] == [-signal.SIGKILL, 0, 0]
+    assert all(record_path(given, tmp_path / "records").exists() for given in runs)
+    assert (tmp_path / "fitted").read_text().count("once") == 4
 
 
 # Slurm ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ __all__ = ['HELD', 'STOPPED', 'ENGINES', 'make_record', 'record_by_words', 'Work
 # %% ../../nbs/7_experiments/10_engine.ipynb #a7d0d4e9
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -307,7 +308,10 @@ class _Grid:
             del self.working[i]
             code, wrong = ended
             lost = code < 0 or code == STOPPED
-            if code == HELD or (lost and i not in self.killed):
+            if code == HELD:  # others are as far: from now on in another order than theirs
+                self.waiting.append(i)
+                random.shuffle(self.waiting)
+            elif lost and i not in self.killed:
                 self.waiting.append(i)
             else:
                 self.failed[i] = wrong
