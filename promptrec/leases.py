@@ -140,7 +140,7 @@ def _made(path: Path, owner: dict[str, Any]) -> bool:
         raise
     return True
 
-
+# %% ../nbs/0_core/02_leases.ipynb #7ac72fd6
 def _remove(path: Path, owner: dict[str, Any]) -> None:
     "Remove the lease of an owner that is gone; one that is another's by now stays."
     aside = path.with_name(f".{path.name}.{uuid4().hex}.tmp")

@@ -236,10 +236,11 @@ def test_several_commands_share_a_grid(twelve, tmp_path):
         assert set(done["failed"]) == {""}
 
     commands = [in_a_process(command) for _ in range(3)]
-    until(lambda: list((tmp_path / "runs").glob("*.log")))
-    os.killpg(commands[0].pid, signal.SIGKILL)
+    first = commands[0].pid
+    until(lambda: os.getpgid(first) == first and list((tmp_path / "runs").glob("*.log")))
+    os.killpg(first, signal.SIGKILL)
     for other in commands:
-        other.join(120)
+        other.join(400)
     assert [c.exitcode for c in commands] == [-signal.SIGKILL, 0, 0]
     assert all(record_path(given, tmp_path / "records").exists() for given in runs)
     assert (tmp_path / "fitted").read_text().count("once") == 4

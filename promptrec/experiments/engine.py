@@ -142,6 +142,12 @@ _QUEUE_AGE = 5.0  # seconds between two looks at the queue
 _LATE = 20.0  # seconds that the result of a job may need to be seen through a network folder
 
 
+def _output(command: list[str]) -> str | None:
+    "What a command prints; None where it fails."
+    done = subprocess.run(command, capture_output=True, text=True)
+    return None if done.returncode else done.stdout
+
+
 class SlurmJob:
     "A command as a job of Slurm; it goes on where this process ends."
 
@@ -175,12 +181,6 @@ class SlurmJob:
         "See `Work`; a job is left to itself."
 
 # %% ../../nbs/7_experiments/10_engine.ipynb #c6a18c5e
-def _output(command: list[str]) -> str | None:
-    "What a command prints; None where it fails."
-    done = subprocess.run(command, capture_output=True, text=True)
-    return None if done.returncode else done.stdout
-
-
 class Slurm:
     """Starts commands as jobs of Slurm, `workers` at a time (None: all); `resources` of a job as
     submitit names them. Raises where submitit or Slurm are missing, and on unknown resources.

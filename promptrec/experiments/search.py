@@ -380,7 +380,7 @@ class _Lock:
     def __exit__(self, *raised: Any) -> None:
         self.release()
 
-
+# %% ../../nbs/7_experiments/07_search.ipynb #84bc9b1f
 @dataclass
 class _Shared:
     "A search that processes share. Who reads and then writes holds `lock`."
