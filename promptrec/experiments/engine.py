@@ -28,7 +28,7 @@ from .grid import check_data, record_path
 from .parameters import configure
 from .run import execute, lease_path, parse_arguments, prepare
 from ..leases import Held, holder, lease
-from ..processes import Job, Process, failure
+from ..jobs import Job, Process, failure
 
 # %% ../../nbs/7_experiments/10_engine.ipynb #20f9e9de
 _ANEW = re.compile(
