@@ -18,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SLOW = (
+    "test_engine.py",
     "test_docs.py",
     "test_commands.py",
     "test_runs.py",

@@ -38,7 +38,7 @@ from promptrec.evaluation.candidates import uniform_candidates
 from promptrec.evaluation.metrics import evaluate
 from promptrec.evaluation.recommender import load_model, recommend, save_model
 from promptrec.evaluation.split import by_users, leave_one_out
-from promptrec.experiments import grid
+from promptrec.experiments import engine, grid
 from promptrec.experiments.parameters import configure, known_parameters
 from promptrec.experiments.records import read_record
 from promptrec.experiments.registry import MODELS
@@ -903,7 +903,7 @@ def test_a_search_on_few_items(own, tmp_path):
 
 def test_tuning_on_few_items(own, notebook, tmp_path, monkeypatch):
     runs = []
-    monkeypatch.setattr(grid, "run_all", lambda todo, *_: runs.extend(todo) or todo[:0])
+    monkeypatch.setattr(engine, "run_all", lambda todo, *_: runs.extend(todo) or todo[:0])
     given = {"dataset": own, "model": "ease", "preset": "tiny", "trials": 1, "seeds": 1}
     given |= {"records": tmp_path / "records", "out_dir": tmp_path / "runs"}
     [largest] = named("ask for candidates='(.+)', or", said(lambda: notebook("tune", **given)))

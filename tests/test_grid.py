@@ -5,7 +5,8 @@ import json
 import pytest
 
 from promptrec.core import PromptrecError
-from promptrec.experiments.grid import BASELINES, GRID, missing, record_path, run_all, runs_of
+from promptrec.experiments.engine import run_all
+from promptrec.experiments.grid import BASELINES, GRID, missing, record_path, runs_of
 from promptrec.experiments.parameters import configure, known_parameters
 from promptrec.experiments.registry import MODELS
 from promptrec.experiments.run import execute, prepare

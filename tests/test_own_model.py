@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from promptrec.core import PromptrecError
-from promptrec.experiments.grid import missing, record_path, run_all, runs_of
+from promptrec.experiments.engine import run_all
+from promptrec.experiments.grid import missing, record_path, runs_of
 from promptrec.experiments.parameters import configure
 from promptrec.experiments.records import read_record
 from promptrec.experiments.run import execute, finished_runs, prepare, restore

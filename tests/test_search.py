@@ -77,7 +77,7 @@ def test_the_test_part_is_not_looked_at(own, tmp_path, monkeypatch):
 def test_a_trial_that_breaks_counts_and_is_not_chosen(own, tmp_path, monkeypatch):
     usual = search_module.train
 
-    def train(run, data, progress, stop):
+    def train(run, data, progress, stop, check):
         if run.settings.regularisation == SPACES["ease"]["regularisation"][0]:
             raise Diverged("The loss is not finite")
         return usual(run, data, progress, stop)
@@ -92,7 +92,7 @@ def test_a_trial_that_breaks_counts_and_is_not_chosen(own, tmp_path, monkeypatch
 
 
 def test_what_the_machine_lacks_stops_the_search(own, tmp_path, monkeypatch):
-    def train(run, data, progress, stop):
+    def train(run, data, progress, stop, check):
         raise PromptrecError("The device has too little memory")
 
     monkeypatch.setattr(search_module, "train", train)
@@ -163,7 +163,7 @@ def curves(monkeypatch):
     made = []
 
     def use(of):
-        def train(run, data, progress, stop):
+        def train(run, data, progress, stop, check):
             rows = []
             while len(rows) < 20 and not (stop and stop(rows)):
                 epoch = len(rows) + 1

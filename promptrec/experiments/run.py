@@ -6,13 +6,14 @@
 __all__ = ['LISTED', 'Prepared', 'split_of', 'prepare', 'few_candidates', 'validation', 'about_targets', 'evaluate_run', 'build',
            'fingerprint', 'teacher_of', 'train', 'Result', 'check_record_of', 'check_output', 'metrics_by_protocol',
            'describe_repeats', 'describe_lists', 'run_probes', 'model_notes', 'describe_run', 'metric_values',
-           'save_run', 'execute', 'finished_runs', 'restore', 'parse_arguments', 'main']
+           'save_run', 'lease_path', 'owned', 'execute', 'finished_runs', 'restore', 'parse_arguments', 'main']
 
 # %% ../../nbs/7_experiments/04_run.ipynb #p0000002
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -57,6 +58,7 @@ from promptrec.experiments.records import (
     reset_peak_memory,
     write_record,
 )
+from ..leases import lease
 from ..processes import from_main, others_in_reach, this_process
 from ..training.loop import Loop
 from ..training.trackers import tracking
@@ -202,9 +204,10 @@ def train(
     progress: bool = False,
     stop: Callable[[list[dict]], bool] | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
+    check: Callable[[], None] | None = None,
 ) -> tuple[Recommender, pd.DataFrame, float]:
     """The fitted model of a run, its curves (one row an epoch), and the seconds that went into it
-    all. The test part is not looked at. `stop` and `report`: see `Loop`.
+    all. The test part is not looked at. `stop`, `report` and `check`: see `Loop`.
     """
     started = time.perf_counter()
     seed_everything(run.seed)
@@ -217,7 +220,7 @@ def train(
     loop = None
     if run.loop:
         same = fingerprint(run, data, model)
-        loop = Loop(run.loop, run.folder, run.resume, same, progress, stop, report)
+        loop = Loop(run.loop, run.folder, run.resume, same, progress, stop, report, check)
     full = "valid" in run.row.full or run.monitor.startswith("full ")
     curves = model.fit(data.split, loop, validation(model, data, full))
     if curves is None:  # a model of one's own may return nothing
@@ -409,25 +412,44 @@ def save_run(run: Run, data: Prepared, model: Recommender) -> None:
     for part, c in data.candidates.items():
         save_candidates(c, data.split, part, project_path(run.out_dir) / "candidates")
 
+# %% ../../nbs/7_experiments/04_run.ipynb #f7ba762f
+def lease_path(run: Run) -> Path:
+    "Where who makes a run says so."
+    return run.folder.with_name(f"{run.name}.lease")
+
+
+@contextmanager
+def owned(run: Run) -> Iterator[Callable[[], None]]:
+    """Own a run in its `out_dir`; raises `Held` where another process does. Yields what raises once
+    this one does not any more.
+    """
+    if not this_process().is_main_process:
+        yield lambda: None
+        return
+    with lease(lease_path(run), f"The run {run.name}") as held:
+        yield held.check
+
 # %% ../../nbs/7_experiments/04_run.ipynb #4190d2b3
 def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
     """Train, evaluate on the test part, and write record, ranks, weights, candidates in `out_dir`.
-    A tracker that is asked for is told of each epoch and of the test metrics.
+    A tracker that is asked for is told of each epoch and of the test metrics. Raises where another
+    process makes the same run in the same folder.
     """
     check_output(run, data)
     code = git_state()  # what runs, whatever is edited meanwhile
     reset_peak_memory()
     out_dir, here = project_path(run.out_dir), this_process()
     goes_on = run.resume and (run.folder / "checkpoint.pt").exists()
-    with tracking(run.track, run.name, out_dir, run.config, goes_on) as log:
+    with owned(run) as check, tracking(run.track, run.name, out_dir, run.config, goes_on) as log:
         model, curves, trained = train(
-            run, data, progress, report=lambda row: log(row, row["epoch"])
+            run, data, progress, report=lambda row: log(row, row["epoch"]), check=check
         )
         started = time.perf_counter()
         found = evaluate_run(model, data, "test" in run.row.full, progress)
         ranks = found.drop(columns="best", errors="ignore")
         probes = run_probes(model, data, ranks)
         if here.is_main_process:
+            check()
             save_run(run, data, model)
             seconds = trained + time.perf_counter() - started
             record = describe_run(run, data, model, curves, found, probes, seconds, code)

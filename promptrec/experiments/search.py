@@ -12,6 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 
 from promptrec.core import (
     PromptrecError,
@@ -34,7 +34,16 @@ from promptrec.core import (
 from .parameters import SAMPLERS, Run, configure
 from .records import git_state
 from .registry import MODELS
-from .run import Prepared, check_output, prepare, train, validation
+from promptrec.experiments.run import (
+    Prepared,
+    check_output,
+    lease_path,
+    owned,
+    prepare,
+    train,
+    validation,
+)
+from ..leases import holder, lease
 from ..training.loop import Diverged
 
 # %% ../../nbs/7_experiments/07_search.ipynb #19a94bea
@@ -173,11 +182,12 @@ def _validated(
     data: Prepared,
     progress: bool = False,
     stop: Callable[[list[dict]], bool] | None = None,
+    check: Callable[[], None] | None = None,
 ) -> tuple[list[float], float]:
     """The validation metric of a run after each of its epochs (of a model that counts: one value),
-    and the seconds that it took. `stop`: see `Loop`.
+    and the seconds that it took. `stop` and `check`: see `Loop`.
     """
-    model, curves, seconds = train(run, data, progress, stop=stop)
+    model, curves, seconds = train(run, data, progress, stop=stop, check=check)
     if len(curves):
         return curves[run.monitor].tolist(), seconds
     return [validation(model, data)()[run.monitor]], seconds
@@ -258,16 +268,20 @@ def _clear(run: Run) -> None:
 def _by_design(
     base: dict[str, Any], n: int, path: Path, data: Prepared, progress: bool
 ) -> dict[str, Any]:
-    "Make what `path` lacks of the first `n` trials of the design, which begin from `base`."
+    """Make what `path` lacks of the first `n` trials of the design, which begin from `base`; raises
+    where another process does.
+    """
     first = configure(**base)
     given = trials(first.model, n, first.preset)
-    found = _begun(path, _about(first, data), given)
-    for settings in given[len(found["trials"]) :]:
-        run = configure(**base, **settings)
-        found["trials"].append({"settings": settings} | trial(run, data, progress))
-        with atomic_path(path) as tmp:
-            tmp.write_text(json.dumps(found, indent=1))
-        _clear(run)
+    with lease(path.with_suffix(".lease"), f"The search {path.stem}") as held:
+        found = _begun(path, _about(first, data), given)
+        for settings in given[len(found["trials"]) :]:
+            run = configure(**base, **settings)
+            found["trials"].append({"settings": settings} | trial(run, data, progress))
+            held.check()
+            with atomic_path(path) as tmp:
+                tmp.write_text(json.dumps(found, indent=1))
+            _clear(run)
     return found
 
 # %% ../../nbs/7_experiments/07_search.ipynb #85d8b957
@@ -342,6 +356,31 @@ def _drawn(
     return next((settings for name, settings in _different(base) if name not in tried), None)
 
 # %% ../../nbs/7_experiments/07_search.ipynb #5e4cac98
+class _Lock:
+    "A lease to wait for; who holds it may take it again, as Optuna's journal does."
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._depth = path, 0
+
+    def acquire(self) -> bool:
+        if not self._depth:
+            self._lease = lease(self.path, f"The search {self.path.stem}", wait=True)
+            self._lease.__enter__()
+        self._depth += 1
+        return True
+
+    def release(self) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._lease.__exit__(None, None, None)
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *raised: Any) -> None:
+        self.release()
+
+# %% ../../nbs/7_experiments/07_search.ipynb #84bc9b1f
 @dataclass
 class _Shared:
     "A search that processes share. Who reads and then writes holds `lock`."
@@ -350,7 +389,7 @@ class _Shared:
     path: Path  # the search's own file
     found: dict[str, Any]  # what that file has
     study: Any  # Optuna's
-    lock: FileLock
+    lock: _Lock
 
     @property
     def latest(self) -> dict[int, Any]:
@@ -369,7 +408,7 @@ class _Shared:
             tmp.write_text(json.dumps(self.found, indent=1))
 
 # %% ../../nbs/7_experiments/07_search.ipynb #3bd3e3a0
-def _study_in(journal: Path, lock: FileLock, warmup: int, path: Path) -> Any:
+def _study_in(journal: Path, lock: _Lock, warmup: int, path: Path) -> Any:
     "Optuna's study in a journal, or a new one. It prunes no trial before epoch `warmup`."
     optuna = load_optuna()
     try:
@@ -421,7 +460,7 @@ def _open_shared(base: dict[str, Any], path: Path, data: Prepared) -> _Shared:
     design = [settings for _, settings in _different(base)]
     about, given = about | {"most": len(design)}, design[:STARTUP]
     root = project_path(first.out_dir)
-    lock = FileLock(root / f"{file_name(first.config['dataset'])}-{path.stem}.lock")
+    lock = _Lock(root / f"{file_name(first.config['dataset'])}-{path.stem}.lease")
     with lock:
         found = _begun(path, about | {"id": uuid4().hex[:8]}, given)
         folder = root / f"{path.stem}-{found['id']}"
@@ -434,18 +473,12 @@ def _open_shared(base: dict[str, Any], path: Path, data: Prepared) -> _Shared:
     return shared
 
 # %% ../../nbs/7_experiments/07_search.ipynb #c795d1d4
-def _lock_of(run: Run) -> FileLock:
-    "What the process that makes a run holds."
-    return FileLock(run.folder.with_name(f"{run.name}.lock"))
+class _Owned(ExitStack):
+    "A run that is owned until the end of the context, or `close`; `check`: see `owned`."
 
-
-def _is_free(lock: FileLock) -> bool:
-    "Whether no process holds a lock."
-    try:
-        with lock.acquire(blocking=False):
-            return True
-    except Timeout:
-        return False
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.check = self.enter_context(owned(run))
 
 
 def _fail_abandoned(shared: _Shared) -> None:
@@ -456,7 +489,7 @@ def _fail_abandoned(shared: _Shared) -> None:
             study.tell(study.ask(), state=failed)
         elif t.state.name == "RUNNING":
             run = configure(**shared.base, **t.user_attrs["settings"])
-            if _is_free(_lock_of(run)):
+            if not holder(lease_path(run)):
                 study.tell(t.number, state=failed)
 
 # %% ../../nbs/7_experiments/07_search.ipynb #2311d1f2
@@ -470,8 +503,8 @@ def _settings_at(shared: _Shared, place: int) -> dict[str, Any] | None:
     return _drawn(shared.base, place, before, tried)
 
 
-def _claim(shared: _Shared, n: int) -> tuple[Any, Run, FileLock] | None:
-    """A trial of the first `n` that is to be made: Optuna's, its run, and its lock, held.
+def _claim(shared: _Shared, n: int) -> tuple[Any, Run, _Owned] | None:
+    """A trial of the first `n` that is to be made: Optuna's, its run, and the context that owns it.
     None if all are claimed, or the space has no more.
     """
     with shared.lock:
@@ -482,20 +515,21 @@ def _claim(shared: _Shared, n: int) -> tuple[Any, Run, FileLock] | None:
         if settings is None:
             return None
         run = configure(**shared.base, **settings)
-        held = _lock_of(run)
-        held.acquire()
+        held = _Owned(run)
         try:
             params = _values_in_space(shared.base, settings)
             shared.study.enqueue_trial(params, {"place": place, "settings": settings})
             distributions = _distributions(run.model, run.preset)
             asked = shared.study.ask({name: distributions[name] for name in params})
         except BaseException:
-            held.release()
+            held.close()
             raise
         return asked, run, held
 
 # %% ../../nbs/7_experiments/07_search.ipynb #f749c0c5
-def _make(asked: Any, run: Run, data: Prepared, progress: bool) -> dict[str, Any]:
+def _make(
+    asked: Any, run: Run, data: Prepared, progress: bool, check: Callable[[], None]
+) -> dict[str, Any]:
     "Make the run of Optuna's trial `asked`; returns what the search's own file says of it."
     values: list[float] = []
     pruned = False
@@ -513,7 +547,7 @@ def _make(asked: Any, run: Run, data: Prepared, progress: bool) -> dict[str, Any
 
     budget = {"budget": run.loop.epochs if run.loop else 1}
     try:
-        all_values, seconds = _validated(run, data, progress, stop)
+        all_values, seconds = _validated(run, data, progress, stop, check)
     except Diverged as e:
         failed = {"state": "failed", "failed": str(e), "epochs": len(values)}
         return failed | budget | {"values": values}
@@ -545,12 +579,11 @@ def _by_tpe(
         claimed = _claim(shared, n)
         if claimed:
             asked, run, held = claimed
-            try:
-                _finish(shared, asked, _make(asked, run, data, progress))
+            with held:  # one that stayed held would look like a process that is at work
+                outcome = _make(asked, run, data, progress, held.check)
+                held.check()
+                _finish(shared, asked, outcome)
                 _clear(run)
-            finally:  # a lock that stayed held would look like a process that is at work
-                held.release()
-            Path(held.lock_file).unlink(missing_ok=True)
         elif any(t.state.name == "RUNNING" for t in list(shared.latest.values())[:n]):
             time.sleep(_WAIT)
         else:

@@ -507,8 +507,9 @@ class Loop:
     `fingerprint` holds by name what a run must share with the checkpoint it goes on from, and its
     processes with each other. `progress` shows a bar. `stop` is told the rows so far before each
     epoch, and ends the run there by returning True; `report` is called with the row of curves of
-    each epoch, once its checkpoint is saved. After `run`, `earlier` has the seconds that had gone
-    into the checkpoint.
+    each epoch, once its checkpoint is saved. `check` is called before a checkpoint is written, and
+    raises where that must not be. After `run`, `earlier` has the seconds that had gone into the
+    checkpoint.
     """
 
     def __init__(
@@ -520,6 +521,7 @@ class Loop:
         progress: bool = False,
         stop: Callable[[list[dict]], bool] | None = None,
         report: Callable[[dict[str, Any]], None] | None = None,
+        check: Callable[[], None] | None = None,
     ):
         self.settings = settings
         self.checkpoint = None if folder is None else Path(folder) / "checkpoint.pt"
@@ -528,6 +530,7 @@ class Loop:
         self.progress = progress
         self.stop = stop or (lambda rows: False)
         self.report = report
+        self.check = check or (lambda: None)
         self.earlier = 0.0
 
     def run(
@@ -567,6 +570,7 @@ class Loop:
             saved = time.perf_counter()
             state.wall = self.earlier + saved - run_began
             if self.checkpoint and this_process().is_main_process:
+                self.check()
                 save_state(self.checkpoint, state, stepper, self.fingerprint)
 
         def interruption() -> KeyboardInterrupt:
