@@ -68,6 +68,7 @@ class Job:
     """
 
     def __call__(self, command: list[str], log: Path, variables: dict[str, str]) -> tuple[int, str]:
+        "The process's code and what went wrong, as `Process.ended` says."
         requeue: Any = signal.getsignal(signal.SIGUSR2)  # submitit's
         stopped: list[int] = []
         for number in (signal.SIGTERM, signal.SIGUSR2):

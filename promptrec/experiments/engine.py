@@ -27,8 +27,8 @@ from ..evaluation.metrics import progress_bar
 from .grid import check_data, record_path
 from .parameters import configure
 from .run import execute, lease_path, parse_arguments, prepare
-from ..leases import Held, holder, lease
 from ..jobs import Job, Process, failure
+from ..leases import Held, holder, lease
 
 # %% ../../nbs/7_experiments/10_engine.ipynb #20f9e9de
 _ANEW = re.compile(
