@@ -432,7 +432,7 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
             write_record(record, ranks, out_dir)
             log(metric_values(record), len(curves))
             for checkpoint in run.folder.rglob("checkpoint.pt"):
-                checkpoint.unlink()  # nothing is left to resume
+                checkpoint.unlink(missing_ok=True)  # nothing is left to resume
     here.wait_for_everyone()
     path = out_dir / f"{run.name}.json"
     return Result(read_record(path), path, ranks, curves, model)

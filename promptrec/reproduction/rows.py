@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core import PromptrecError
+from ..core import PromptrecError, file_sha256
 from ..evaluation.choice import RANK_COLUMNS, choice_metrics, choice_share, choices
 from ..evaluation.metrics import metrics, user_metrics
 from promptrec.evaluation.stats import (
@@ -160,8 +160,11 @@ def read_users(path: Path, record: dict[str, Any]) -> pd.DataFrame:
     "The ranks or choices of a record's users; raises if the record's metrics are not theirs."
     file = Path(path).with_name(record["ranks"])
     try:
+        known = record.get("ranks_hash")  # older records have none
+        if known and known != file_sha256(file):
+            raise ValueError("it is not the file that was written")
         table = pd.read_parquet(file)
-    except (OSError, ValueError) as e:
+    except Exception as e:  # a damaged file may end in any error
         raise PromptrecError(
             f"Cannot read {file}, the users of {path.name}: {str(e)[:100]}. Delete both, run again."
         ) from e
