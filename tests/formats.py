@@ -11,17 +11,16 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
 from torch import nn
 
 from promptrec.baselines.counting import Popularity
-from promptrec.core import PromptrecError
 from promptrec.data.custom import read_folder
 from promptrec.data.dataset import Dataset
 from promptrec.data.download import unpack
@@ -254,6 +253,9 @@ FORMATS["pickled table, gzip"] = pickled_frame(gzip.compress, "t.pkl.gz")
 FORMATS["pickled table, xz"] = pickled_frame(lzma.compress, "t.pkl.xz")
 
 
+NUMBERS = count()
+
+
 def archive() -> Format:
     "A zip archive, or a wheel, which is one."
 
@@ -264,8 +266,7 @@ def archive() -> Format:
         return folder / "toy.zip"
 
     def read(path: Path) -> dict[str, bytes]:
-        # not into the same folder twice
-        folder = path.parent / f"out-{len(list(path.parent.iterdir()))}"
+        folder = path.parent / f"out-{next(NUMBERS)}"  # not into the same folder twice
         unpack(path, folder, "toy")
         found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.txt")}
         return found
@@ -527,14 +528,3 @@ def language_model(harmed: str) -> Format:
 for _file in ("config.json", "model.safetensors", "tokenizer.json"):
     FORMATS[f"backbone {_file}"] = backbone(_file)
     FORMATS[f"language model {_file}"] = language_model(_file)
-
-
-def read_or_error(format: Format, path: Path) -> Any:
-    "What the reader makes of a file, or the `PromptrecError` that it raises."
-    try:
-        return format.read(path)
-    except PromptrecError as e:
-        return e
-
-
-assert not np.any([name is None for name in FORMATS])

@@ -232,10 +232,15 @@ def unpack(
                 path = path.relative_to(inner)
                 if only is None or str(path) in only:
                     _extract(z, info, tmp / path)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, zlib.error) as e:
-        raise PromptrecError(f"{archive} is no whole zip archive ({e}). Fetch it again.") from e
+    except PromptrecError:
+        raise
     except OSError as e:
-        raise PromptrecError(f"Cannot unpack {archive} into {folder}: {e.strerror or e}.") from e
+        raise PromptrecError(
+            f"Cannot unpack {archive} into {folder}: {e.strerror or e}. Free some space, or choose "
+            "another folder."
+        ) from e
+    except Exception as e:  # a damaged archive may end in any error
+        raise PromptrecError(f"{archive} is no whole zip archive ({e}). Fetch it again.") from e
     return folder
 
 # %% ../../nbs/1_data/02_download.ipynb #c027

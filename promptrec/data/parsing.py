@@ -90,7 +90,7 @@ def _opener(path: Path) -> Callable[..., Any]:
         return gzip.open if path.suffix == ".gz" or f.read(2) == b"\x1f\x8b" else open
 
 
-_MOST_TIMES, _ALWAYS = 50, 1 << 28  # text shrinks to a fifth or a twentieth of its size
+_MOST_TIMES, _ALWAYS = 50, 1 << 26  # text shrinks to a fifth or a twentieth of its size
 
 
 def refuse_bomb(path: Path, size: int) -> None:
@@ -184,7 +184,7 @@ def read_bytes(path: str | Path) -> bytes:
     Text whose mark says UTF-16 or UTF-32 is UTF-8 here. Raises where the file is empty, or is
     UTF-16 without a mark, or no text at all.
     """
-    raw = _unmarked(path, b"".join(_blocks(Path(path), 1 << 28))).rstrip(b"\r\n")
+    raw = _unmarked(path, b"".join(_blocks(Path(path), 1 << 26))).rstrip(b"\r\n")
     if not raw:
         raise PromptrecError(f"{path} is empty. Fetch it again.")
     _refuse_no_text(path, raw)

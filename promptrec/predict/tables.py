@@ -6,6 +6,7 @@
 __all__ = ['COLUMNS', 'ROWS', 'USERS', 'HistoryTable', 'Counted', 'ItemNumbers', 'Part', 'part_borders', 'history_parts']
 
 # %% ../../nbs/8_predict/01_tables.ipynb #6b9eb34f
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -38,7 +39,8 @@ _TEXT = ("user", "item", "title")
 def _csv_names(path: Path) -> tuple[str, dict[str, str]]:
     "The separator of a CSV file, and the file's name of each column."
     with pa.input_stream(str(path), compression="detect") as file:
-        line = file.read(1 << 16).split(b"\n")[0].decode("utf-8-sig", "replace").strip()
+        first = re.split(rb"\r\n?|\n", file.read(1 << 16), maxsplit=1)[0]
+    line = first.decode("utf-8-sig", "replace").strip()
     sep = max(",;\t|", key=line.count)
     header = [name.strip().strip('"') for name in line.split(sep)]
     return sep, choose_columns(path, header, COLUMNS, ("user",))
