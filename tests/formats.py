@@ -249,8 +249,8 @@ def pickled_frame(pack: Callable[[bytes], bytes], name: str) -> Format:
 
 
 FORMATS["pickled table"] = pickled_frame(bytes, "t.pkl")
-FORMATS["pickled table, gzip"] = pickled_frame(gzip.compress, "t.pkl.gz")
-FORMATS["pickled table, xz"] = pickled_frame(lzma.compress, "t.pkl.xz")
+FORMATS["pickled table in gzip"] = pickled_frame(gzip.compress, "t.pkl.gz")
+FORMATS["pickled table in xz"] = pickled_frame(lzma.compress, "t.pkl.xz")
 
 
 NUMBERS = count()

@@ -236,11 +236,14 @@ def read_csv_fields(path: str | Path) -> list[tuple[int, list[str]]]:
 
     A quoted field may hold commas, quotes and line breaks.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = read_text(path)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         return [(reader.line_num, fields) for fields in reader]
     except csv.Error as e:
-        raise bad_line(path, reader.line_num, f"not CSV ({e})") from None
+        lines = re.split("\r\n?|\n", text)  # a carriage return alone ends a line here, too
+        n = min(reader.line_num, len(lines))
+        raise bad_line(path, n, f"not CSV ({e})", lines[n - 1]) from None
 
 # %% ../../nbs/1_data/03_parsing.ipynb #c014
 _PATTERNS = {
