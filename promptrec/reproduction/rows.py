@@ -159,11 +159,6 @@ class Results:
 def read_users(path: Path, record: dict[str, Any]) -> pd.DataFrame:
     "The ranks or choices of a record's users; raises if the record's metrics are not theirs."
     file = Path(path).with_name(record["ranks"])
-    other = PromptrecError(
-        f"{file} does not hold the users that {path.name} was made of. Delete both and run again."
-    )
-    if "ranks_hash" in record and record["ranks_hash"] != file_sha256(file):
-        raise other
     try:
         table = pd.read_parquet(file)
     except Exception as e:  # a damaged file may end in any error
@@ -176,7 +171,14 @@ def read_users(path: Path, record: dict[str, Any]) -> pd.DataFrame:
         ours = (ranked | chosen).get(protocol, {})
         for name, metric in found.items():
             if abs(ours.get(name, np.inf) - metric["value"]) > 1e-9:
-                raise other
+                raise PromptrecError(
+                    f"{file} does not hold the users that {path.name} was made of "
+                    f"({protocol} {name}). Delete both and run again."
+                )
+    if "ranks_hash" in record and record["ranks_hash"] != file_sha256(file):
+        raise PromptrecError(
+            f"{file} is not the file that {path.name} was made with. Delete both and run again."
+        )
     return table
 
 # %% ../../nbs/9_reproduction/02_rows.ipynb #68ee1be0
