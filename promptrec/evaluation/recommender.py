@@ -180,7 +180,7 @@ def load_catalogue(folder: str | Path) -> Dataset:
 
 # %% ../../nbs/2_evaluation/03_recommender.ipynb #a16207c1
 def save_arrays(
-    folder: str | Path, model: Recommender, also: Sequence[str] = (), **arrays: np.ndarray
+    folder: str | Path, model: Recommender, also: Sequence[str] = (), /, **arrays: np.ndarray
 ) -> None:
     """Write `model.safetensors` (the arrays by name), the catalogue of the model's data, and
     `model.json` (hash of the pre-trained weights, settings, if the model has some; hashes of these
