@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['PromptrecError', 'plain_name', 'check_name', 'known_name', 'check_minimum', 'check_seed', 'process_runs',
-           'atomic_path', 'project_path', 'sha256', 'file_sha256', 'file_name', 'rng', 'seed_everything',
-           'ragged_arange', 'offsets_of', 'split_8_1_1', 'describe_device', 'release_memory']
+           'atomic_path', 'is_there', 'read_json', 'project_path', 'sha256', 'file_sha256', 'file_name', 'rng',
+           'seed_everything', 'ragged_arange', 'offsets_of', 'split_8_1_1', 'describe_device', 'release_memory']
 
 # %% ../nbs/0_core/01_core.ipynb #c002
 import ctypes
 import hashlib
+import json
 import os
 import platform
 import re
@@ -17,10 +18,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from safetensors import SafetensorError
 
 # %% ../nbs/0_core/01_core.ipynb #c005
 class PromptrecError(ValueError):
@@ -118,12 +121,42 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with open(tmp, "rb+") as f:
             os.fsync(f.fileno())
         os.replace(tmp, path)
-    except OSError as e:
+    except (OSError, SafetensorError) as e:  # the latter is what safetensors makes of a full disk
         raise PromptrecError(
-            f"Cannot write {path}: {e.strerror or e}. Free some space or choose another folder."
+            f"Cannot write {path}: {getattr(e, 'strerror', None) or e}. Free some space or choose "
+            "another folder."
         ) from e
     finally:
         tmp.unlink(missing_ok=True)
+
+# %% ../nbs/0_core/01_core.ipynb #377010f4
+def _no_constant(name: str) -> None:
+    "What JSON's reader does with NaN and Infinity: refuse them."
+    raise ValueError(f"{name} is not JSON")
+
+
+def is_there(path: str | Path) -> bool:
+    "Whether there is a file or folder; raises where its folder may not be looked into."
+    try:
+        return Path(path).exists()
+    except OSError as e:
+        raise PromptrecError(
+            f"Cannot look for {path}: {e.strerror}. Make its folder readable, or give another one."
+        ) from e
+
+
+def read_json(path: str | Path, what: str, advice: str) -> Any:
+    """The content of a JSON file. Raises `PromptrecError` where it cannot be read; where it is not
+    JSON, the error says that it is not `what`, and gives the `advice`.
+    """
+    try:
+        return json.loads(Path(path).read_bytes(), parse_constant=_no_constant)
+    except OSError as e:
+        raise PromptrecError(
+            f"Cannot read {path}: {e.strerror}. Check that it is there and readable."
+        ) from e
+    except (ValueError, RecursionError) as e:
+        raise PromptrecError(f"{path} is not {what}: {e}. {advice}") from e
 
 # %% ../nbs/0_core/01_core.ipynb #c016
 def project_path(path: str | Path | int) -> Path:
@@ -160,9 +193,14 @@ def sha256(*parts: np.ndarray | str | Iterable[str]) -> str:
 
 # %% ../nbs/0_core/01_core.ipynb #e1700002
 def file_sha256(path: str | Path) -> str:
-    "SHA-256 of a file in hex."
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    "SHA-256 of a file in hex; raises `PromptrecError` where it cannot be read."
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as e:
+        raise PromptrecError(
+            f"Cannot read {path}: {e.strerror}. Check that it is there and readable."
+        ) from e
 
 
 def file_name(text: str) -> str:

@@ -25,7 +25,7 @@ from pyarrow import compute as pc
 from pyarrow import csv as pacsv
 from pyarrow import parquet as pq
 
-from ..core import PromptrecError, plain_name
+from ..core import PromptrecError, is_there, plain_name
 from .dataset import DOMAINS, Dataset, Domain, make_dataset
 from promptrec.data.parsing import (
     bad_line,
@@ -282,7 +282,7 @@ def _read_delimited(
 def _read_parquet(path: Path, choose: Callable[[Path, list[str]], dict[str, str]]) -> _Table:
     "The columns that `choose(path, names)` picks, of the types they have."
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
         names = choose(path, file.schema_arrow.names)
         rows = file.read(columns=list(names.values()))
         rows.validate(full=True)
@@ -736,6 +736,8 @@ def _read_domain(folder: Path) -> Domain:
         raise PromptrecError(
             f"{path}, line {e.lineno}: not JSON ({e.msg}). Repair the file."
         ) from None
+    except RecursionError:
+        raise PromptrecError(f"{path}: nested too deeply. Repair the file.") from None
     if not isinstance(words, dict) or set(words) - {"rating"} != {"prefix", "verb", "noun"}:
         raise PromptrecError(
             f"{path}: not an object with prefix, verb and noun, if you like rating, and no other."
@@ -806,7 +808,7 @@ def _read_two_tables(folder: Path) -> tuple[_Table, pd.DataFrame | None, Path]:
     if first.suffix == ".inter":
         table = _read_atomic(first, _ATOMIC_INTERACTIONS, need)
         second = first.with_suffix(".item")
-        return table, _atomic_items(second) if second.is_file() else None, second
+        return table, _atomic_items(second) if is_there(second) else None, second
     second = _find_one(folder, *(f"items.{kind}" for kind in _TABLE_KINDS))
     table = _read_own_table(first, _TABLE_INTERACTIONS, need)
     return table, _items(_read_own_table(second, _TABLE_ITEMS, ("item", "title"))), second
@@ -843,6 +845,7 @@ def read_folder(folder: str | Path) -> Dataset:
     folder = Path(folder).expanduser().resolve()
     if not folder.is_dir():
         raise PromptrecError(f"{folder} is not a folder.")
+    is_there(folder / "domain.json")  # raises where the folder may not be looked into
     table, items, catalogue = _read_two_tables(folder)
     rows, notes = _interactions(table)
     if items is None:

@@ -32,7 +32,7 @@ from filelock import FileLock
 with warnings.catch_warnings(action="ignore"):
     import pooch  # it loads tqdm, which complains where there are no widgets
 
-from ..core import PromptrecError, check_name, plain_name, project_path
+from ..core import PromptrecError, check_name, is_there, plain_name, project_path
 
 # %% ../../nbs/1_data/02_download.ipynb #c005
 @dataclass(frozen=True)
@@ -232,10 +232,15 @@ def unpack(
                 path = path.relative_to(inner)
                 if only is None or str(path) in only:
                     _extract(z, info, tmp / path)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, zlib.error) as e:
-        raise PromptrecError(f"{archive} is no whole zip archive ({e}). Fetch it again.") from e
+    except PromptrecError:
+        raise
     except OSError as e:
-        raise PromptrecError(f"Cannot unpack {archive} into {folder}: {e.strerror or e}.") from e
+        raise PromptrecError(
+            f"Cannot unpack {archive} into {folder}: {e.strerror or e}. Free some space, or choose "
+            "another folder."
+        ) from e
+    except Exception as e:  # a damaged archive may end in any error
+        raise PromptrecError(f"{archive} is no whole zip archive ({e}). Fetch it again.") from e
     return folder
 
 # %% ../../nbs/1_data/02_download.ipynb #c027
@@ -263,7 +268,8 @@ def _own_folder(data_dir: str | Path | None) -> Path | None:
 
 def _lacking(way: Archive | Files, folder: Path) -> list[str]:
     "The files of `way` that are not in `folder`."
-    return [file for file in way.files if not (folder / file).is_file()]
+    paths = {file: folder / file for file in way.files}
+    return [file for file, path in paths.items() if not (is_there(path) and path.is_file())]
 
 # %% ../../nbs/1_data/02_download.ipynb #c028
 def _refuse_incomplete(source: Source, folder: Path, sharing: list[Source], in_cache: bool) -> None:

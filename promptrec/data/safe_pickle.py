@@ -20,6 +20,7 @@ import pyarrow as pa
 from pandas.compat.pickle_compat import Unpickler
 
 from ..core import PromptrecError
+from .parsing import refuse_bomb
 
 # %% ../../nbs/1_data/04_safe_pickle.ipynb #c007
 _ALLOWED_NAMES = {  # module -> what a table may ask of it
@@ -158,13 +159,18 @@ class _FrameUnpickler(Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
 # %% ../../nbs/1_data/04_safe_pickle.ipynb #c017
-def _unpacked(raw: bytes) -> bytes:
-    "Undo gzip or xz, told by the first bytes."
-    if raw.startswith(b"\x1f\x8b"):
-        return gzip.decompress(raw)
-    if raw.startswith(b"\xfd7zXZ\x00"):
-        return lzma.decompress(raw)
-    return raw
+def _unpacked(path: Path) -> bytes:
+    "The file's bytes, gzip or xz undone, told by the first bytes; raises for a bomb."
+    raw = path.read_bytes()
+    opener = gzip.open if raw.startswith(b"\x1f\x8b") else lzma.open
+    if opener is lzma.open and not raw.startswith(b"\xfd7zXZ\x00"):
+        return raw
+    out = io.BytesIO()
+    with opener(io.BytesIO(raw)) as packed:
+        while block := packed.read(1 << 24):
+            refuse_bomb(path, out.tell() + len(block))
+            out.write(block)
+    return out.getvalue()
 
 
 def read_pickled_frame(path: str | Path) -> pd.DataFrame:
@@ -175,7 +181,7 @@ def read_pickled_frame(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     try:
-        frame = _FrameUnpickler(io.BytesIO(_unpacked(path.read_bytes()))).load()
+        frame = _FrameUnpickler(io.BytesIO(_unpacked(path))).load()
         if isinstance(frame, pd.DataFrame):
             frame = frame.copy()  # fails here, not later, where the table is only a shell
     except PromptrecError as e:

@@ -25,7 +25,15 @@ import pandas as pd
 import torch
 
 from .. import __version__
-from ..core import PromptrecError, atomic_path, file_name, project_path, sha256
+from promptrec.core import (
+    PromptrecError,
+    atomic_path,
+    file_name,
+    file_sha256,
+    project_path,
+    read_json,
+    sha256,
+)
 from ..evaluation.split import REPEATS
 
 # %% ../../nbs/7_experiments/01_records.ipynb #c005
@@ -130,6 +138,7 @@ RECORD_SCHEMA = {
     # older records may lack these
     optional={
         "repeats": _REPEATS,
+        "ranks_hash": _HASH,  # SHA-256 of the file of ranks
         "base_weights": _HASH,  # of the pre-trained weights that the model began with, if any
         # what taking something away changes: name -> protocol -> metric, of the test part
         "probes": _object({}, _object({}, _METRICS)),
@@ -286,7 +295,7 @@ def write_record(
     folder: str | Path,
 ) -> Path:
     """Write `record` as JSON and `ranks` as Parquet beside it, both or none; returns the path of
-    the JSON file. `schema_version`, `created` and `ranks` are added.
+    the JSON file. `schema_version`, `created`, `ranks` and `ranks_hash` are added.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     record = json.loads(json.dumps(record, default=_plain))
@@ -294,28 +303,17 @@ def write_record(
     name = record_name(check_record(record))
     record["ranks"] = f"{name}.parquet"
     path = project_path(folder) / f"{name}.json"
-    with atomic_path(path) as text:
+    with atomic_path(path) as text, atomic_path(path.with_suffix(".parquet")) as table:
+        ranks.to_parquet(table, index=False)
+        record["ranks_hash"] = file_sha256(table)
         text.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-        with atomic_path(path.with_suffix(".parquet")) as table:
-            ranks.to_parquet(table, index=False)
     return path
 
 # %% ../../nbs/7_experiments/01_records.ipynb #fbce67b8
-def _no_constant(name: str) -> None:
-    "What JSON's reader does with NaN and Infinity: refuse them."
-    raise ValueError(f"{name} is not JSON")
-
-
 def read_record(path: str | Path) -> dict[str, Any]:
     "A valid record; raises `PromptrecError` with the file and the place in it that is wrong."
     path = project_path(path)
-    try:
-        record = json.loads(path.read_text(), parse_constant=_no_constant)
-    except OSError as e:
-        raise PromptrecError(f"Cannot read the record {path}: {e.strerror}.") from e
-    except ValueError as e:
-        raise PromptrecError(f"{path} is not a record: {e}. Delete it and run again.") from e
-    return check_record(record, str(path))
+    return check_record(read_json(path, "a record", "Delete it and run again."), str(path))
 
 
 @cache

@@ -456,7 +456,7 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
             write_record(record, ranks, out_dir)
             log(metric_values(record), len(curves))
             for checkpoint in run.folder.rglob("checkpoint.pt"):
-                checkpoint.unlink()  # nothing is left to resume
+                checkpoint.unlink(missing_ok=True)  # nothing is left to resume
     path = out_dir / f"{run.name}.json"
     # other processes may be on hosts that do not see the main one's files
     record = from_main(read_record(path) if here.is_main_process else None)

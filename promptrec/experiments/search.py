@@ -29,6 +29,7 @@ from promptrec.core import (
     file_name,
     known_name,
     project_path,
+    read_json,
     rng,
 )
 from .parameters import SAMPLERS, Run, configure
@@ -221,13 +222,31 @@ def search_path(run: Run, records: str | Path, sampler: str = "design") -> Path:
     return project_path(records) / run.config["dataset"] / name
 
 
+_ABOUT = {"dataset": str, "model": str, "preset": str, "monitor": str, "space": dict}
+
+
+def _read_search(path: Path) -> dict[str, Any]:
+    "What a search's own file has; raises where it is damaged."
+    advice = "Delete it to begin the search again."
+    found = read_json(path, "a search", advice)
+    whole = isinstance(found, dict) and isinstance(found.get("trials"), list)
+    if not whole or not all(isinstance(found.get(k), kind) for k, kind in _ABOUT.items()):
+        raise PromptrecError(f"{path} is not a search. {advice}")
+    for trial in found["trials"]:
+        settings = trial.get("settings") if isinstance(trial, dict) else None
+        ended = isinstance(settings, dict) and ({"value", "failed", "state"} & set(trial))
+        if not ended or not isinstance(trial.get("value", 0.0), (int, float)):
+            raise PromptrecError(f"{path}: {str(trial)[:100]} is not a trial. {advice}")
+    return found
+
+
 def _begun(path: Path, about: dict[str, Any], given: list[dict[str, Any]]) -> dict[str, Any]:
     """The search in `path`, or a new one; raises if that one was of another space or of other data,
     or if it does not begin with the trials `given`.
     """
     if not path.exists():
         return about | {"trials": []}
-    found = json.loads(path.read_text())
+    found = _read_search(path)
     names = ("space", "monitor", "candidates", "data_hash", "split_hash")
     # older searches do not say which candidates: those of the data set's protocol
     same = all(about[name] == found.get(name, about[name]) for name in names)
@@ -421,7 +440,7 @@ def _study_in(journal: Path, lock: _Lock, warmup: int, path: Path) -> Any:
             direction="maximize",
             load_if_exists=True,
         )
-    except (ValueError, KeyError) as e:
+    except Exception as e:  # of many kinds, by the byte that is damaged
         raise PromptrecError(
             f"{journal} is no readable journal of Optuna ({type(e).__name__}). Delete it: the "
             f"search goes on from {path}."
@@ -698,7 +717,7 @@ def searches(records: str | Path) -> pd.DataFrame:
     where one is by TPE, the `sampler` and how many trials were `pruned` as well.
     """
     paths = sorted(project_path(records).rglob("search-*.json"))
-    table = pd.DataFrame([_summary(json.loads(path.read_text())) for path in paths])
+    table = pd.DataFrame([_summary(_read_search(path)) for path in paths])
     if "sampler" in table:
         table = table.fillna({"sampler": "design", "pruned": 0}).astype({"pruned": int})
     return table

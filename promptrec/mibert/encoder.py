@@ -63,13 +63,20 @@ def _load(loader: Callable[..., _Loaded], name: str, path: str, **options: objec
     "`loader(path, **options)`, or an error that says which backbones are at hand."
     try:
         return loader(path, **options)
-    except (OSError, ValueError) as e:
+    except Exception as e:  # a damaged file ends in errors of many kinds
+        if Path(path).is_dir():
+            reason = f"{type(e).__name__}: {e}"[:300]
+            raise PromptrecError(
+                f"Cannot load the backbone {name!r}: {path} does not hold a whole model, with "
+                f"config.json, weights and tokenizer ({reason}). Put them there, or delete that "
+                "folder and fetch it again."
+            ) from e
         # those with a configuration; a gguf file holds a language model, see `load_llm`
         known = ", ".join(
             n for n, source in SOURCES.items() if any("config.json" in w.files for w in source.ways)
         )
         raise PromptrecError(
-            f"Cannot load the backbone {name!r}: it is no folder with a model, and no hub gave it. "
+            f"Cannot load the backbone {name!r}: it is no folder, and no hub gave it. "
             f"Without a hub: {known}, or a folder that holds config.json, the weights and the "
             f"tokenizer."
         ) from e
@@ -127,7 +134,21 @@ def load_encoder(
         if getattr(config, "layer_types", None):  # ModernBERT lists them one by one
             config.layer_types = config.layer_types[:layers]
     with quiet_loading():
-        encoder = _load(AutoModel.from_pretrained, name, path, config=config, dtype=torch.float32)
+        encoder, found = _load(
+            AutoModel.from_pretrained,
+            name,
+            path,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    # transformers would draw them at random; what pools the states is not used here
+    missing = sorted(key for key in found["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise PromptrecError(
+            f"Cannot load the backbone {name!r}: {path} has no weights for "
+            f"{', '.join(missing[:3])}. Fetch it again."
+        )
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     use_kernels(encoder)

@@ -21,7 +21,14 @@ from ..baselines.sasrec import SasRec
 from ..core import PromptrecError, offsets_of
 from ..data.dataset import Dataset
 from ..evaluation.metrics import ranks_of
-from ..evaluation.recommender import Recommender, best_items, load_catalogue, top_items
+from promptrec.evaluation.recommender import (
+    Recommender,
+    best_items,
+    check_saved,
+    load_catalogue,
+    top_items,
+    whole_file,
+)
 from ..evaluation.split import Histories
 from ..experiments.parameters import settings_of
 from ..experiments.registry import find_model
@@ -159,8 +166,11 @@ def open_codes(path: str | Path, data_dir: str | Path | None = None) -> Coder:
     encoder.load(folder / "encoder")
     encoder.net.to(this_process().device)
     quantizer = ResidualQuantizer(settings.d, settings.levels, settings.codes)
-    codebooks = load_file(folder / "model.safetensors")["quantizer.codebooks"]
-    quantizer.load_state_dict({"codebooks": codebooks})
+    weights = folder / "model.safetensors"
+    check_saved(folder, (weights.name,))
+    with whole_file(weights):
+        codebooks = load_file(weights)["quantizer.codebooks"]
+        quantizer.load_state_dict({"codebooks": codebooks})
     limit, both = record["config"].get("max_history"), settings.behaviour == "both"
     return Coder(name, encoder, quantizer, limit, both)
 

@@ -238,20 +238,30 @@ class Pieces:
     def __init__(self, out: Path, plan: dict[str, Any]) -> None:
         self.out = out
         self.folder = out.with_name(f".{out.name}.parts")
-        noted, text = self.folder / "plan.json", json.dumps(plan, sort_keys=True)
-        if not noted.is_file() or noted.read_text() != text:
+        noted, text = self.folder / "plan.json", json.dumps(plan, sort_keys=True).encode()
+        if not noted.is_file() or noted.read_bytes() != text:
             shutil.rmtree(self.folder, ignore_errors=True)
             with atomic_path(noted) as tmp:
-                tmp.write_text(text)
+                tmp.write_bytes(text)
 
     def path(self, first: int) -> Path:
         "Where the piece lies whose first user has the number `first`."
         return self.folder / f"{first:012d}.parquet"
 
+    def has(self, first: int) -> bool:
+        "Whether a piece is there, as it was written."
+        path = self.path(first)
+        noted = path.with_suffix(".sha256")
+        both = path.is_file() and noted.is_file()
+        return both and noted.read_bytes() == file_sha256(path).encode()
+
     def write(self, first: int, table: pa.Table) -> None:
-        "Keep a piece."
-        with atomic_path(self.path(first)) as tmp:
+        "Keep a piece, and its hash."
+        path = self.path(first)
+        with atomic_path(path) as tmp:
             pq.write_table(table, tmp)
+        with atomic_path(path.with_suffix(".sha256")) as tmp:
+            tmp.write_text(file_sha256(path))
 
     def join(self) -> int:
         "Make one file of the pieces, in order, and remove them; returns the number of its rows."
@@ -306,7 +316,7 @@ def predict(
         for part in history_parts(table, number, Path(folder)):
             silent = np.flatnonzero(part.histories.lengths == 0)
             report.silent.add(part.users.take(pa.array(silent)).to_pylist(), len(silent))
-            if not pieces.path(part.first).is_file():
+            if not pieces.has(part.first):
                 found = best_of_part(fitted, part.histories, k, mask, repeats)
                 pieces.write(part.first, described(found, part.users, fitted, today is not None))
             bar.update(len(part.users))

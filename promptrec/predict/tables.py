@@ -6,6 +6,7 @@
 __all__ = ['COLUMNS', 'ROWS', 'USERS', 'HistoryTable', 'Counted', 'ItemNumbers', 'Part', 'part_borders', 'history_parts']
 
 # %% ../../nbs/8_predict/01_tables.ipynb #6b9eb34f
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from pyarrow import compute as pc
 from pyarrow import csv as pacsv
 from pyarrow import parquet as pq
 
-from ..core import PromptrecError, offsets_of
+from ..core import PromptrecError, is_there, offsets_of
 from ..data.custom import choose_columns
 from ..data.dataset import Dataset
 from ..evaluation.split import Histories
@@ -38,7 +39,8 @@ _TEXT = ("user", "item", "title")
 def _csv_names(path: Path) -> tuple[str, dict[str, str]]:
     "The separator of a CSV file, and the file's name of each column."
     with pa.input_stream(str(path), compression="detect") as file:
-        line = file.read(1 << 16).split(b"\n")[0].decode("utf-8-sig", "replace").strip()
+        first = re.split(rb"\r\n?|\n", file.read(1 << 16), maxsplit=1)[0]
+    line = first.decode("utf-8-sig", "replace").strip()
     sep = max(",;\t|", key=line.count)
     header = [name.strip().strip('"') for name in line.split(sep)]
     return sep, choose_columns(path, header, COLUMNS, ("user",))
@@ -95,8 +97,13 @@ def _csv_batches(path: Path, sep: str, names: dict[str, str]) -> Iterator[pa.Rec
     )
 
 
+def _parquet(path: Path) -> pq.ParquetFile:
+    "A Parquet file, whose checksums are looked at, where it has some."
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
 def _parquet_names(path: Path) -> dict[str, str]:
-    return choose_columns(path, pq.ParquetFile(path).schema_arrow.names, COLUMNS, ("user",))
+    return choose_columns(path, _parquet(path).schema_arrow.names, COLUMNS, ("user",))
 
 # %% ../../nbs/8_predict/01_tables.ipynb #6a80f34d
 class HistoryTable:
@@ -110,7 +117,7 @@ class HistoryTable:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
+        if not (is_there(self.path) and self.path.is_file()):
             raise PromptrecError(f"There is no file {self.path}: give the table of histories.")
         self.is_parquet = self.path.suffix == ".parquet"
         self.sep = ","
@@ -119,7 +126,7 @@ class HistoryTable:
                 self.names = _parquet_names(self.path)
             else:
                 self.sep, self.names = _csv_names(self.path)
-        except (pa.ArrowException, OSError) as e:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
             raise self._unreadable(e) from e
         if not {"item", "title"} & set(self.names):
             raise PromptrecError(
@@ -129,20 +136,21 @@ class HistoryTable:
         self._number_users()
 
     def _unreadable(self, e: Exception) -> PromptrecError:
-        return PromptrecError(f"{self.path}: {str(e).splitlines()[0][:300]}. Repair the file.")
+        reason = str(e).partition("\n")[0][:300]
+        return PromptrecError(f"{self.path}: {reason}. Repair the file.")
 
     def batches(self, *wanted: str) -> Iterator[pa.Table]:
         "The columns `wanted`, as far as the file has them, some rows at a time."
         names = {name: self.names[name] for name in wanted if name in self.names}
         try:
             if self.is_parquet:
-                file = pq.ParquetFile(self.path)
+                file = _parquet(self.path)
                 found = file.iter_batches(_BATCH, columns=list(names.values()))
             else:
                 found = _csv_batches(self.path, self.sep, names)
             for batch in found:
                 yield _typed(batch, names)
-        except (pa.ArrowException, OSError) as e:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
             raise self._unreadable(e) from e
 
     def _number_users(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core import PromptrecError
+from ..core import PromptrecError, file_sha256
 from ..evaluation.choice import RANK_COLUMNS, choice_metrics, choice_share, choices
 from ..evaluation.metrics import metrics, user_metrics
 from promptrec.evaluation.stats import (
@@ -161,7 +161,7 @@ def read_users(path: Path, record: dict[str, Any]) -> pd.DataFrame:
     file = Path(path).with_name(record["ranks"])
     try:
         table = pd.read_parquet(file)
-    except (OSError, ValueError) as e:
+    except Exception as e:  # a damaged file may end in any error
         raise PromptrecError(
             f"Cannot read {file}, the users of {path.name}: {str(e)[:100]}. Delete both, run again."
         ) from e
@@ -175,6 +175,10 @@ def read_users(path: Path, record: dict[str, Any]) -> pd.DataFrame:
                     f"{file} does not hold the users that {path.name} was made of "
                     f"({protocol} {name}). Delete both and run again."
                 )
+    if "ranks_hash" in record and record["ranks_hash"] != file_sha256(file):
+        raise PromptrecError(
+            f"{file} is not the file that {path.name} was made with. Delete both and run again."
+        )
     return table
 
 # %% ../../nbs/9_reproduction/02_rows.ipynb #68ee1be0

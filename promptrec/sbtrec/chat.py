@@ -177,7 +177,7 @@ def _stored_answer(path: Path) -> str:
         answer = json.loads(path.read_text(encoding="utf-8"))["answer"]
         if not isinstance(answer, str):
             raise TypeError(f"the answer is {answer!r}")
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise PromptrecError(
             f"{path} is no stored answer ({type(e).__name__}: {e}). Delete it, and the model is "
             "asked again."

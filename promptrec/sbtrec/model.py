@@ -7,9 +7,10 @@ __all__ = ['TRAINING_STAGES', 'STARTS', 'SbtRecSettings', 'with_lora', 'own_prec
            'start_behaviour_parts', 'own_users', 'as_long_as', 'SbtNet', 'hybrid_batch', 'with_states',
            'uses_behaviour_token', 'shared_lists', 'PromptBatches', 'train_encoder', 'sbt_parameter_groups',
            'used_codes', 'prompt_rows', 'title_words', 'embedded_prompts', 'validation_loss', 'with_noise_tokens',
-           'without_tokens', 'probes_of', 'SbtRec']
+           'without_tokens', 'probes_of', 'save_adapters', 'load_adapters', 'SbtRec']
 
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c002
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,17 +22,29 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
-from safetensors.torch import load_file
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from ..baselines.sasrec import SasRec, SasRecNet, SasRecSettings
-from ..core import PromptrecError, check_minimum, check_name, rng, sha256
+from ..core import PromptrecError, atomic_path, check_minimum, check_name, rng, sha256
 from ..data.dataset import Dataset
 from ..data.llara import LLARA_PROTOCOL
 from ..evaluation.candidates import negatives_of, uniform_candidates
-from ..evaluation.recommender import Recommender, load_arrays, save_arrays, weights_hash
+from promptrec.evaluation.recommender import (
+    Recommender,
+    load_arrays,
+    save_arrays,
+    weights_hash,
+    whole_file,
+)
 from ..evaluation.split import Histories, Split, histories_at, in_random_order
 from .aligner import Aligner
 from .decoding import constrained_search, generate_tokens, score_titles
@@ -706,6 +719,27 @@ def probes_of(model: "SbtRec") -> dict[str, Callable[[Histories, np.ndarray], np
         found["the target's own token"] = lambda h, c: model.score(h, c, model.item_states(c[:, 0]))
     return found
 
+# %% ../../nbs/6_sbtrec/06_model.ipynb #b74bbae2
+def save_adapters(llm: PeftModel, folder: Path) -> None:
+    "Write the adapters of `llm` in peft's format, as `save_pretrained` does, but whole or not."
+    config = llm.peft_config["default"].to_dict() | {"inference_mode": True}
+    weights = get_peft_model_state_dict(llm).items()
+    with atomic_path(folder / "adapter_model.safetensors") as tmp:
+        save_file({k: w.detach().cpu().contiguous() for k, w in weights}, tmp, {"format": "pt"})
+    with atomic_path(folder / "adapter_config.json") as tmp:
+        tmp.write_text(json.dumps(config, default=sorted, indent=2, sort_keys=True))
+
+
+def load_adapters(llm: PeftModel, folder: Path) -> None:
+    "Give `llm` the adapters that `save_adapters` wrote; raises where these are damaged or others."
+    path = folder / "adapter_model.safetensors"
+    with whole_file(path):
+        weights = load_file(path)
+        missing = get_peft_model_state_dict(llm).keys() - weights.keys()
+        if missing:
+            raise KeyError(min(missing))
+        set_peft_model_state_dict(llm, weights)
+
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c031
 class SbtRec(Recommender):
     """SBT-Rec, its ablations, LLaRA, TALLRec and the untrained language model. `prompts` are those
@@ -876,7 +910,7 @@ class SbtRec(Recommender):
     def save(self, folder: Path) -> None:
         "Write adapters, encoder, codebooks and aligner into `folder`."
         if self.settings.lora_rank:
-            self.net.llm.save_pretrained(Path(folder) / "adapters")
+            save_adapters(self.net.llm, Path(folder) / "adapters")
         if self.encoder is not None:
             self.encoder.save(Path(folder) / "encoder")
         weights = self.net.state_dict().items()
@@ -885,7 +919,8 @@ class SbtRec(Recommender):
             for name, value in weights
             if not name.startswith("llm.")
         }
-        save_arrays(folder, self, **behaviour)
+        also = ("adapters/adapter_model.safetensors",) if self.settings.lora_rank else ()
+        save_arrays(folder, self, also, **behaviour)
 
     def load(self, folder: Path) -> None:
         "Read back what `save` wrote for the same data; raises otherwise."
@@ -896,7 +931,6 @@ class SbtRec(Recommender):
             weights[name] = torch.from_numpy(value)
         self.net.load_state_dict(weights)
         if self.settings.lora_rank:
-            adapters = load_file(Path(folder) / "adapters" / "adapter_model.safetensors")
-            set_peft_model_state_dict(self.net.llm, adapters)
+            load_adapters(self.net.llm, Path(folder) / "adapters")
         if self.encoder is not None:
             self.encoder.load(Path(folder) / "encoder")

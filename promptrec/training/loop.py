@@ -17,6 +17,7 @@ import signal
 import sysconfig
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -368,6 +369,9 @@ class LoopState:
             self.best_weights = {k: v.detach().cpu().clone() for k, v in weights}
 
 # %% ../../nbs/3_training/03_loop.ipynb #4135a785
+_PARTS = ("state", "model", "optimizer", "scaler", "fingerprint")
+
+
 def save_state(path: Path, state: LoopState, stepper: Stepper, fingerprint: dict) -> None:
     "Write everything to `path`, atomically; raises `PromptrecError` where it cannot be written."
     content = {
@@ -384,18 +388,31 @@ def save_state(path: Path, state: LoopState, stepper: Stepper, fingerprint: dict
             raise OSError(str(e).splitlines()[0]) from e
 
 # %% ../../nbs/3_training/03_loop.ipynb #c017
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `save_state` wrote in the main process; raises `PromptrecError` where a byte of it is
+    another one.
+    """
+    try:
+        with file_of_main(path) as file:
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+            if damaged:
+                raise zipfile.BadZipFile(f"{damaged} is damaged")
+            file.seek(0)
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+        return {part: saved[part] for part in _PARTS}
+    except Exception as e:
+        raise PromptrecError(
+            f"{path} is no readable checkpoint ({type(e).__name__}: {str(e)[:200]}). Delete it, or "
+            "run without resume."
+        ) from e
+
+
 def load_state(path: Path, stepper: Stepper, fingerprint: dict) -> LoopState:
     """Give model, optimizer and scaler what the main process's `path` holds, and return the state;
     raises `PromptrecError` if it was begun with another fingerprint, and names what differs.
     """
-    try:
-        with file_of_main(path) as file:
-            saved = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as e:
-        raise PromptrecError(
-            f"{path} is no readable checkpoint ({type(e).__name__}). Delete it, or run without "
-            "resume."
-        ) from e
+    saved = _read_checkpoint(path)
     begun = saved["fingerprint"]
     differ = [k for k in begun | fingerprint if begun.get(k) != fingerprint.get(k)]
     if differ:
