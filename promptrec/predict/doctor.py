@@ -95,6 +95,8 @@ EXTRAS = {  # what each is for
     "tune": "searches by Optuna",
     "demo": "the page to look at, with Voila",
     "track": "TensorBoard",
+    "cluster": "grids of runs as Slurm jobs, by submitit",
+    "large": "data larger than memory, by DuckDB",
     "docs": "the book, with Sphinx",
     "dev": "all of these, and the tests",
 }
