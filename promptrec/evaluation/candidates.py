@@ -7,7 +7,7 @@ __all__ = ['CANDIDATES', 'Candidates', 'draw_negatives', 'barred', 'room', 'nega
            'uniform_candidates', 'candidates_name', 'draw_candidates', 'save_candidates']
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c002
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from promptrec.core import (
     rng,
     sha256,
 )
+from ..data.dataset import end_to_end, piece_slices
 from .split import PARTS, Split
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c005
@@ -55,6 +56,57 @@ def _race(
     order = np.take_along_axis(time, earliest, 1).argsort(1)
     return np.take_along_axis(earliest, order, 1)
 
+# %% ../../nbs/2_evaluation/02_candidates.ipynb #f6e9fc3b
+_WIDE = 64  # a catalogue is large if it has so many times more items than a row has draws
+
+
+def _by_table(drawn: np.ndarray, row: np.ndarray, item: np.ndarray, V: int) -> np.ndarray:
+    "`_new_and_untouched` by a table of all items of each row."
+    rows, m = drawn.shape
+    each_row = np.arange(rows)[:, None]
+    first = np.full((rows, V), m, np.int32)  # at which draw each item comes first
+    cell = (each_row * V + drawn).reshape(-1)
+    np.minimum.at(first.reshape(-1), cell, np.tile(np.arange(m, dtype=np.int32), rows))
+    first[row, item] = -1
+    return first[each_row, drawn] == np.arange(m)
+
+
+def _by_sorting(drawn: np.ndarray, row: np.ndarray, item: np.ndarray, V: int) -> np.ndarray:
+    "`_new_and_untouched` without anything of the size of the catalogue."
+    order = drawn.argsort(1, kind="stable")
+    ascending = np.take_along_axis(drawn, order, 1)
+    first = np.ones(drawn.shape, bool)
+    first[:, 1:] = ascending[:, 1:] != ascending[:, :-1]
+    new = np.empty(drawn.shape, bool)
+    np.put_along_axis(new, order, first, 1)
+    if not len(row):
+        return new
+    touched = np.sort(row.astype(np.int64) * V + item)
+    cell = np.arange(len(drawn))[:, None] * V + drawn
+    at = np.searchsorted(touched, cell).clip(max=len(touched) - 1)
+    return new & (touched[at] != cell)
+
+
+def _new_and_untouched(drawn: np.ndarray, row: np.ndarray, item: np.ndarray, V: int) -> np.ndarray:
+    """Which draws are the first of their item in their row, and of none that the row touched: bool
+    [rows, m], for items `drawn` [rows, m], of V; `row[j]` touched `item[j]`.
+    """
+    rule = _by_sorting if V > _WIDE * drawn.shape[1] else _by_table
+    return rule(drawn, row, item, V)
+
+# %% ../../nbs/2_evaluation/02_candidates.ipynb #5f6ac09f
+def _left(
+    short: np.ndarray, drawn: np.ndarray, row: np.ndarray, item: np.ndarray, known: np.ndarray
+) -> np.ndarray:
+    "Which of the `known` items [V] the rows `short` [S] neither drew nor touched: bool [S, V]."
+    free = np.tile(known, (len(short), 1))
+    np.put_along_axis(free, drawn[short], False, 1)
+    place = np.full(len(drawn), -1)
+    place[short] = np.arange(len(short))
+    theirs = place[row] >= 0
+    free[place[row[theirs]], item[theirs]] = False
+    return free
+
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c008
 def draw_negatives(
     popularity: np.ndarray,  # how often each item occurs [V]
@@ -63,23 +115,17 @@ def draw_negatives(
     rows: int,  # how many rows there are
     n: int,  # how many negatives each gets
     generator: np.random.Generator,
+    total: np.ndarray | None = None,  # the cumulative sum of `popularity`, where it is at hand
 ) -> np.ndarray:
     """For each row, `n` untouched items drawn by popularity without replacement, in the order of
     drawing: int32 [rows, n]. Raises `PromptrecError` where a row has not so many.
     """
-    V, m = len(popularity), 4 * n  # 4: with fewer draws more rows fall short
-    each_row = np.arange(rows)[:, None]
-
-    # m draws with replacement a row, and at which of them each item comes first
-    total = np.cumsum(popularity)
+    m = 4 * n  # with fewer draws more rows fall short
+    total = np.cumsum(popularity) if total is None else total
     drawn = np.searchsorted(total, generator.integers(total[-1], size=(rows, m)), side="right")
-    first = np.full((rows, V), m, np.int32)
-    cell = (each_row * V + drawn).reshape(-1)
-    np.minimum.at(first.reshape(-1), cell, np.tile(np.arange(m, dtype=np.int32), rows))
-    first[row, item] = -1
 
     # the first n new and untouched ones, in their order; -1 where a row is short of them
-    keep = first[each_row, drawn] == np.arange(m)
+    keep = _new_and_untouched(drawn, row, item, len(popularity))
     place = keep.cumsum(1) - 1
     r, c = np.nonzero(keep & (place < n))
     out = np.full((rows, n), -1, np.int32)
@@ -87,7 +133,7 @@ def draw_negatives(
 
     short = np.flatnonzero(out[:, -1] < 0)
     if len(short):
-        free = (first[short] == m) & (popularity > 0)
+        free = _left(short, drawn, row, item, popularity > 0)
         found = (out[short] >= 0).sum(1, keepdims=True)
         least = int((free.sum(1) + found[:, 0]).min())
         if least < n:
@@ -122,12 +168,15 @@ def room(split: Split, weight: np.ndarray, part: str = "test") -> np.ndarray:
     """The most negatives each target of `part` can have [n]: how many items have a `weight` [V]
     above zero and are not `barred`.
     """
-    rows, V, known = split.rows(part), split.dataset.n_items, weight > 0
-    place, item = barred(split, rows)
-    pair = np.sort(place.astype(np.int64) * V + item)
-    # each (target, item) once: users come back to items
-    place, item = np.divmod(pair[np.diff(pair, prepend=-1) > 0], V)
-    return known.sum() - np.bincount(place[known[item]], minlength=len(rows))
+    ds, rows, known = split.dataset, split.rows(part), weight > 0
+    taken = np.zeros(len(rows), np.int64)
+    for some in piece_slices(np.diff(ds.offsets)[ds.user[rows]]):
+        place, item = barred(split, rows[some])
+        pair = np.sort(place.astype(np.int64) * ds.n_items + item)
+        # each (target, item) once: users come back to items
+        place, item = np.divmod(pair[np.diff(pair, prepend=-1) > 0], ds.n_items)
+        taken[some] = np.bincount(place[known[item]], minlength=some.stop - some.start)
+    return known.sum() - taken
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #b1739d91
 # how negatives are drawn -> weight of each item [V]
@@ -170,12 +219,17 @@ _CELLS = 4_000_000  # users x items held at once; another number draws other can
 
 
 def negatives_of(
-    split: Split, rows: np.ndarray, n: int, weight: np.ndarray, generator: np.random.Generator
+    split: Split,
+    rows: np.ndarray,
+    n: int,
+    weight: np.ndarray,
+    generator: np.random.Generator,
+    total: np.ndarray | None = None,
 ) -> np.ndarray:
     """For the target at each of `rows` [B] of the data set, `n` items that are not `barred`, drawn
-    by `weight` [V] without replacement, int32 [B, n].
+    by `weight` [V] (of which `total` is the cumulative sum) without replacement, int32 [B, n].
     """
-    return draw_negatives(weight, *barred(split, rows), len(rows), n, generator)
+    return draw_negatives(weight, *barred(split, rows), len(rows), n, generator, total)
 
 
 def _draw(split: Split, part: str, n: int, seed: int, kind: str) -> Candidates:
@@ -183,12 +237,16 @@ def _draw(split: Split, part: str, n: int, seed: int, kind: str) -> Candidates:
     V, rows, weight = split.dataset.n_items, split.rows(part), _WEIGHTS[kind](split)
     if not 1 <= n <= room(split, weight, part).min():
         raise PromptrecError(_too_many(split, n, kind))
-    items = np.empty((len(rows), n + 1), np.int32)
-    items[:, 0] = split.targets(part)
-    step = max(1, _CELLS // V)
-    for a in range(0, len(rows), step):
-        generator = rng(seed, PARTS.index(part), a)
-        items[a : a + step, 1:] = negatives_of(split, rows[a : a + step], n, weight, generator)
+    total, step = np.cumsum(weight), max(1, _CELLS // V)
+
+    def blocks() -> Iterator[np.ndarray]:
+        for a in range(0, len(rows), step):
+            some = rows[a : a + step]
+            generator = rng(seed, PARTS.index(part), a)
+            negatives = negatives_of(split, some, n, weight, generator, total)
+            yield np.column_stack([split.dataset.item[some], negatives]).reshape(-1)
+
+    items = end_to_end(blocks(), split.dataset.item).reshape(-1, n + 1)
     return Candidates(f"{kind}-{n}", items)
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c017
