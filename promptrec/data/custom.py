@@ -14,6 +14,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,11 @@ from ..core import PromptrecError, plain_name
 from .dataset import DOMAINS, Dataset, Domain, make_dataset
 from promptrec.data.parsing import (
     bad_line,
+    decode_lines,
     drop_odd,
+    first_bytes,
     impossible_times,
+    read_blocks,
     read_bytes,
     read_text,
 )
@@ -45,6 +49,7 @@ class _Table:
     names: dict[str, str]  # name used here -> name in the file
     place: Callable[[int], str]  # row -> file and line (in Parquet: row) where it stands
     decimal_comma: bool = False  # whether 4,5 is four and a half
+    commas: frozenset[str] = frozenset()  # columns where other rows, not here, have such numbers
 
     def __contains__(self, column: str) -> bool:
         return column in self.columns
@@ -148,18 +153,27 @@ def _records(text: str, form: _Format) -> Any:
     )
 
 
-def _numbered_records(path: Path, form: _Format) -> Iterator[tuple[int, list[str]]]:
-    "(line where it begins, fields) of each non-blank record; raises where quotes are wrong."
-    text, first = read_text(path), 1
+def _records_in(
+    path: Path, body: bytes, form: _Format, first: int = 1
+) -> Iterator[tuple[int, list[str]]]:
+    """(line where it begins, fields) of each non-blank record of some lines of a file, the first
+    of which is line `first`; raises where quotes are wrong.
+    """
+    text, before = decode_lines(path, body, first), 0
     reader = _records(text, form)
     try:
         for fields in reader:
             if fields:
-                yield first, fields
-            first = reader.line_num + 1
+                yield first + before, fields
+            before = reader.line_num
     except csv.Error as e:
-        line = re.split("\r\n?|\n", text)[first - 1]
-        raise bad_line(path, first, f"not CSV ({e})", line) from None
+        line = re.split("\r\n?|\n", text)[before]
+        raise bad_line(path, first + before, f"not CSV ({e})", line) from None
+
+
+def _check_quotes(path: Path, body: bytes, form: _Format, first: int = 2) -> None:
+    "Raise where quotes in some lines of a file, from line `first` on, are wrong."
+    deque(_records_in(path, body, form, first), maxlen=0)
 
 # %% ../../nbs/1_data/10_custom.ipynb #e101
 def _read_header(
@@ -200,21 +214,23 @@ def _with_escape(path: Path, form: _Format, body: bytes) -> _Format:
     if not form.quotes or b'"' not in body:
         return form
     try:
-        deque(_numbered_records(path, form), maxlen=0)  # only to see that it can be read
+        _check_quotes(path, body, form)
     except PromptrecError as doubled:
         if b'\\"' not in body:
             raise
         form = replace(form, escape="\\")
         try:
-            deque(_numbered_records(path, form), maxlen=0)
+            _check_quotes(path, body, form)
         except PromptrecError:
             raise doubled from None
     return form
 
 
-def _not_a_table(path: Path, form: _Format, width: int, reason: Exception) -> PromptrecError:
+def _not_a_table(
+    path: Path, body: bytes, form: _Format, width: int, first: int, reason: Exception
+) -> PromptrecError:
     "The error for the first record that has another number of fields than the header."
-    for number, fields in _numbered_records(path, form):
+    for number, fields in _records_in(path, body, form, first):
         if len(fields) != width:
             says = f"{len(fields)} fields, not {width} as in the header"
             return bad_line(path, number, says, form.sep.join(fields))
@@ -222,9 +238,11 @@ def _not_a_table(path: Path, form: _Format, width: int, reason: Exception) -> Pr
 
 # %% ../../nbs/1_data/10_custom.ipynb #c011
 def _body_columns(
-    path: Path, body: bytes, form: _Format, n_fields: int, positions: dict[str, int]
+    path: Path, body: bytes, form: _Format, n_fields: int, positions: dict[str, int], first: int = 2
 ) -> dict[str, pa.ChunkedArray]:
-    "The fields at `positions` (name -> place in a line) of all lines, as text."
+    """The fields at `positions` (name -> place in a line) of some lines, from line `first` on, as
+    text.
+    """
     fields = {column: f"f{position}" for column, position in positions.items()}
     if not body.strip(b"\r\n"):
         return {column: pa.chunked_array([], pa.string()) for column in fields}
@@ -247,7 +265,7 @@ def _body_columns(
             ),
         )
     except pa.ArrowInvalid as e:
-        raise _not_a_table(path, form, n_fields, e) from None
+        raise _not_a_table(path, body, form, n_fields, first, e) from None
     return {column: rows[field] for column, field in fields.items()}
 
 # %% ../../nbs/1_data/10_custom.ipynb #65c3fdb7
@@ -273,7 +291,7 @@ def _read_delimited(
     columns = _body_columns(path, body, form, len(header), positions)
 
     def place(row: int) -> str:
-        number, _ = next(islice(_numbered_records(path, form), row + 1, None))
+        number, _ = next(islice(_records_in(path, read_bytes(path), form), row + 1, None))
         return f"{path}, line {number}"
 
     return _Table(path, columns, names, place, decimal_comma=form.sep != ",")
@@ -301,6 +319,71 @@ def _read_parquet(path: Path, choose: Callable[[Path, list[str]], dict[str, str]
 
     return _Table(path, columns, names, place)
 
+# %% ../../nbs/1_data/10_custom.ipynb #b4bd676f
+_JSON_BLOCK = 1 << 24  # bytes of lines that are looked at together
+_AS_WRITTEN = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
+
+
+def _is_json(path: Path) -> bool:
+    "Whether a file's name says that it has JSON lines."
+    return ".jsonl" in path.suffixes
+
+
+def _json_objects(path: Path, block: bytes, first: int) -> Iterator[tuple[int, dict]]:
+    "(line, object with numbers as they are written) of each line that is not blank."
+    for n, line in enumerate(decode_lines(path, block, first).split("\n"), first):
+        if not line.strip():
+            continue
+        try:
+            thing = _AS_WRITTEN.decode(line.strip())
+        except (ValueError, RecursionError):
+            raise bad_line(path, n, "not JSON", line) from None
+        if not isinstance(thing, dict):
+            raise bad_line(path, n, "not an object with named fields", line)
+        yield n, thing
+
+
+def _json_value(value: Any) -> Any:
+    "A value as CSV or Parquet would have it: true and false are text like all others."
+    return json.dumps(value) if isinstance(value, bool) else value
+
+# %% ../../nbs/1_data/10_custom.ipynb #127d0b08
+def _json_column(path: Path, name: str, things: list[tuple[int, dict]]) -> pa.ChunkedArray:
+    "Field `name` of (line, object): text, or lists of text."
+    values = [_json_value(thing.get(name)) for _, thing in things]
+    kind = pa.list_(pa.string()) if any(isinstance(v, list) for v in values) else pa.string()
+    try:
+        return pa.chunked_array([pa.array(values, kind)])
+    except (pa.ArrowException, UnicodeError):
+        pass
+    for (n, _), value in zip(things, values):
+        try:
+            pa.array([value], kind)
+        except (pa.ArrowException, UnicodeError):
+            raise bad_line(path, n, f"field {name!r} is not {kind}", repr(value)) from None
+    raise PromptrecError(f"{path}: field {name!r} cannot be read. Write the file again.")
+
+
+def _json_tables(
+    path: Path, choose: Callable[[Path, list[str]], dict[str, str]]
+) -> Iterator[_Table]:
+    "The columns that `choose(path, names)` picks, all text or lists of text, in blocks of lines."
+    names: dict[str, str] = {}
+    first = 1
+    for block in read_blocks(path, _JSON_BLOCK):
+        block = first_bytes(path, block) if first == 1 else block
+        things = list(_json_objects(path, block, first))
+        first += block.count(b"\n")
+        if not things:
+            continue
+        if not names:
+            names = choose(path, list(dict.fromkeys(key for _, thing in things for key in thing)))
+        columns = {column: _json_column(path, name, things) for column, name in names.items()}
+        lines = [n for n, _ in things]
+        yield _Table(path, columns, names, lambda row, at=lines: f"{path}, line {at[row]}")
+    if not names:
+        raise PromptrecError(f"{path} is empty. Fetch it again.")
+
 # %% ../../nbs/1_data/10_custom.ipynb #e103
 def _parts(path: Path) -> list[Path]:
     "The file itself; of a folder its parts, in the order of the numbers in their names."
@@ -318,11 +401,13 @@ def _parts(path: Path) -> list[Path]:
     return sorted(found, key=lambda part: found[part])
 
 
-_UNREAD = (".bz2", ".xz", ".zst", ".zip", ".lz4", ".snappy", ".deflate", ".orc", ".avro", ".json")
+_UNREAD = (".bz2", ".xz", ".zip", ".lz4", ".snappy", ".deflate", ".orc", ".avro", ".json")
 
 
-def _begins_as_parquet(path: Path) -> bool:
-    "Whether the first bytes of a file are those of Parquet."
+def _is_parquet(path: Path) -> bool:
+    "Whether the name or the first bytes of a file are those of Parquet."
+    if ".parquet" in path.suffixes:
+        return True
     try:
         with open(path, "rb") as f:
             return f.read(4) == b"PAR1"
@@ -330,16 +415,24 @@ def _begins_as_parquet(path: Path) -> bool:
         return False  # the reader of text says why
 
 
+def _refuse_unread(part: Path) -> None:
+    "Raise for a file whose name says that it is packed in another way, or no table."
+    if part.suffix in _UNREAD:
+        raise PromptrecError(
+            f"{part}: {part.suffix} is not read. Write CSV or JSON lines, plain or with gzip or "
+            "zstd, or Parquet."
+        )
+
+
 def _read_part(
     part: Path, is_parquet: bool, choose: Callable[[Path, list[str]], dict[str, str]]
 ) -> _Table:
-    "One file, Parquet where its folder, its own name or its first bytes say so, else CSV."
-    if is_parquet or ".parquet" in part.suffixes or _begins_as_parquet(part):
+    "One file: Parquet where its folder, its name or first bytes say so; else JSON lines or CSV."
+    if is_parquet or _is_parquet(part):
         return _read_parquet(part, choose)
-    if part.suffix in _UNREAD:
-        raise PromptrecError(
-            f"{part}: {part.suffix} is not read. Write CSV, plain or with gzip, or Parquet."
-        )
+    _refuse_unread(part)
+    if _is_json(part):
+        return _join(part, list(_json_tables(part, choose)))
     return _read_delimited(part, _CSV_FORMATS, choose)
 
 # %% ../../nbs/1_data/10_custom.ipynb #7d804956
@@ -430,7 +523,8 @@ def _number_text(table: _Table, column: str, advice: str = "Repair the file.") -
     as in 1.234.
     """
     text = pc.utf8_trim_whitespace(table.columns[column].cast(pa.string()))
-    if table.decimal_comma and pc.any(pc.match_substring(text, ",")).as_py():
+    here = table.decimal_comma and pc.any(pc.match_substring(text, ",")).as_py()
+    if here or column in table.commas:
         thousands = pc.match_substring_regex(text, r"^[-+]?[0-9]{1,3}(\.[0-9]{3})+$").fill_null(
             False
         )
@@ -493,6 +587,9 @@ def _unit(times: np.ndarray) -> str:
     return "seconds"
 
 
+_ONE_UNIT = "Write all times in the same unit, or number the rows in their order."
+
+
 def _refuse_two_clocks(table: _Table, column: str, times: np.ndarray, unit: str) -> None:
     "Raise where more than one in ten of the times [n] are dates in another unit than `unit`, or 0."
     size = np.abs(times)
@@ -504,10 +601,16 @@ def _refuse_two_clocks(table: _Table, column: str, times: np.ndarray, unit: str)
     for what, mask in wrong.items():
         if 10 * mask.sum() > len(times):
             says = f"{what}, where others are in {unit}"
-            advice = "Write all times in the same unit, or number the rows in their order."
-            raise table.bad_row(column, int(mask.argmax()), says, advice)
+            raise table.bad_row(column, int(mask.argmax()), says, _ONE_UNIT)
 
 # %% ../../nbs/1_data/10_custom.ipynb #d0a782bf
+_LOST_DIGITS = (
+    "times in scientific notation have lost their last digits, and with them the order",
+    "Write whole numbers or ISO dates, from where the times come from (in a spreadsheet: "
+    "give the column the format of a number without decimals, then save).",
+)
+
+
 def _refuse_lost_digits(table: _Table, column: str, text: pa.ChunkedArray, unit: str) -> None:
     "Raise where times are in scientific notation, and none of those is exact to 1,000 seconds."
     parts = pc.extract_regex(text, _EXPONENT)
@@ -517,27 +620,31 @@ def _refuse_lost_digits(table: _Table, column: str, text: pa.ChunkedArray, unit:
     decimals = pc.utf8_length(pc.struct_field(parts, "decimals")).fill_null(0).to_numpy()
     exponent = pc.struct_field(parts, "exponent").cast(pa.float64()).to_numpy()
     if (exponent - decimals)[scientific].min() >= 3 + np.log10(_UNITS[unit]):
-        raise table.bad_row(
-            column,
-            int(scientific.argmax()),
-            "times in scientific notation have lost their last digits, and with them the order",
-            "Write whole numbers or ISO dates, from where the times come from (in a spreadsheet: "
-            "give the column the format of a number without decimals, then save).",
-        )
+        raise table.bad_row(column, int(scientific.argmax()), *_LOST_DIGITS)
 
 # %% ../../nbs/1_data/10_custom.ipynb #e105
-def _exact(text: pa.ChunkedArray) -> np.ndarray | None:
-    "Numbers of text as int64 [n], decimals times 10^9; None where they do not fit."
+def _whole_numbers(text: pa.ChunkedArray) -> np.ndarray | None:
+    "Whole numbers of text as int64 [n]; None where others are among them."
     try:
         return text.cast(pa.int64()).to_numpy()
     except pa.ArrowInvalid:
-        pass
+        return None
+
+
+def _decimal_numbers(text: pa.ChunkedArray) -> np.ndarray | None:
+    "Numbers of text, times 10^9, as int64 [n]; None where they do not fit."
     parts = pc.extract_regex(text, _DECIMAL)
     if parts.null_count:
         return None
     part = pc.utf8_rpad(pc.struct_field(parts, "part"), 9, "0")
     joined = pc.binary_join_element_wise(pc.struct_field(parts, "whole"), part, "")
     return joined.cast(pa.int64()).to_numpy()
+
+
+def _exact(text: pa.ChunkedArray) -> np.ndarray | None:
+    "Numbers of text as int64 [n], decimals times 10^9; None where they do not fit."
+    whole = _whole_numbers(text)
+    return _decimal_numbers(text) if whole is None else whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -548,6 +655,9 @@ class _Times:
     seconds: np.ndarray  # float64 [n]
     unit: str = "seconds"  # in which the numbers are written, a name of _UNITS
     as_dates: bool = False  # whether they are written as dates
+
+
+_ALL_DIGITS = "times need all their digits: whole numbers, float64 or dates"
 
 
 def _times_of_numbers(table: _Table, column: str) -> _Times:
@@ -564,7 +674,7 @@ def _times_of_numbers(table: _Table, column: str) -> _Times:
     elif _is_whole_decimal(raw.type):
         exact = _exact(raw.cast(pa.string()))
     elif raw.type in (pa.float16(), pa.float32()) and np.abs(numbers).max() > 2**24:
-        table.refuse_type(column, "times need all their digits: whole numbers, float64 or dates")
+        table.refuse_type(column, _ALL_DIGITS)
     return _Times(numbers if exact is None else exact, numbers / _UNITS[unit], unit)
 
 # %% ../../nbs/1_data/10_custom.ipynb #b544a927
@@ -701,19 +811,26 @@ _ATOMIC_ITEMS: dict[str, tuple[str, ...]] = {
 }
 
 
+_ATOMIC = (_Format("\t", quotes=False),)
+
+
+def _choose_atomic(
+    path: Path, header: list[str], want: dict[str, tuple[str, ...]], need: tuple[str, ...]
+) -> dict[str, str]:
+    "`choose_columns` of an atomic file, whose names have their types."
+    for entry in header:
+        if not re.fullmatch("[^:]+:(token|float)(_seq)?", entry):
+            says = "is not name:type, with a type of token, token_seq, float or float_seq"
+            raise bad_line(path, 1, f"{entry!r} {says}", "\t".join(header))
+    kinds = dict(entry.split(":") for entry in header)
+    names = choose_columns(path, [entry.split(":")[0] for entry in header], want, need)
+    return {column: f"{name}:{kinds[name]}" for column, name in names.items()}
+
+
 def _read_atomic(path: Path, want: dict[str, tuple[str, ...]], need: tuple[str, ...]) -> _Table:
     "An atomic file; the table's `names` have their types."
-
-    def choose(path: Path, header: list[str]) -> dict[str, str]:
-        for entry in header:
-            if not re.fullmatch("[^:]+:(token|float)(_seq)?", entry):
-                says = "is not name:type, with a type of token, token_seq, float or float_seq"
-                raise bad_line(path, 1, f"{entry!r} {says}", "\t".join(header))
-        kinds = dict(entry.split(":") for entry in header)
-        names = choose_columns(path, [entry.split(":")[0] for entry in header], want, need)
-        return {column: f"{name}:{kinds[name]}" for column, name in names.items()}
-
-    return _not_empty(_read_delimited(path, (_Format("\t", quotes=False),), choose))
+    choose = partial(_choose_atomic, want=want, need=need)
+    return _not_empty(_read_delimited(path, _ATOMIC, choose))
 
 
 def _atomic_items(path: Path) -> pd.DataFrame:
@@ -778,7 +895,7 @@ def _refuse_partitions(path: Path, parts: list[Path], want: dict[str, tuple[str,
 
 
 def _read_own_table(path: Path, want: dict[str, tuple[str, ...]], need: tuple[str, ...]) -> _Table:
-    "A CSV or Parquet file, or a folder of parts."
+    "A file of CSV, JSON lines or Parquet, or a folder of parts."
 
     def choose(path: Path, header: list[str]) -> dict[str, str]:
         return choose_columns(path, header, want, need)
@@ -789,7 +906,8 @@ def _read_own_table(path: Path, want: dict[str, tuple[str, ...]], need: tuple[st
     return _not_empty(_join(path, [table for table in tables if len(table)] or tables[:1]))
 
 # %% ../../nbs/1_data/10_custom.ipynb #ed9dea2f
-_TABLE_KINDS = ("csv", "csv.gz", "tsv", "tsv.gz", "parquet")
+_TEXT_KINDS = [kind + end for kind in ("csv", "tsv", "jsonl") for end in ("", ".gz", ".zst")]
+_TABLE_KINDS = (*_TEXT_KINDS, "parquet")
 
 
 def read_items(path: Path) -> pd.DataFrame:
@@ -799,17 +917,29 @@ def read_items(path: Path) -> pd.DataFrame:
     return _items(_read_own_table(path, _TABLE_ITEMS, ("item",)))
 
 
-def _read_two_tables(folder: Path) -> tuple[_Table, pd.DataFrame | None, Path]:
-    "Interactions, catalogue (None where RecBole has none), and the catalogue's path."
-    need = ("user", "item", "timestamp")
+_NEED = ("user", "item", "timestamp")  # columns that interactions must have
+
+
+def _find_tables(folder: Path) -> tuple[Path, Path]:
+    "Where interactions and catalogue of a folder are; RecBole's catalogue need not be there."
     first = _find_one(folder, *(f"interactions.{kind}" for kind in _TABLE_KINDS), "*.inter")
     if first.suffix == ".inter":
-        table = _read_atomic(first, _ATOMIC_INTERACTIONS, need)
-        second = first.with_suffix(".item")
-        return table, _atomic_items(second) if second.is_file() else None, second
-    second = _find_one(folder, *(f"items.{kind}" for kind in _TABLE_KINDS))
-    table = _read_own_table(first, _TABLE_INTERACTIONS, need)
-    return table, _items(_read_own_table(second, _TABLE_ITEMS, ("item", "title"))), second
+        return first, first.with_suffix(".item")
+    return first, _find_one(folder, *(f"items.{kind}" for kind in _TABLE_KINDS))
+
+
+def _read_interactions(path: Path) -> _Table:
+    "Interactions of one's own."
+    if path.suffix == ".inter":
+        return _read_atomic(path, _ATOMIC_INTERACTIONS, _NEED)
+    return _read_own_table(path, _TABLE_INTERACTIONS, _NEED)
+
+
+def _read_catalogue(path: Path) -> pd.DataFrame | None:
+    "The catalogue of one's own; None where RecBole has none."
+    if path.suffix == ".item":
+        return _atomic_items(path) if path.is_file() else None
+    return _items(_read_own_table(path, _TABLE_ITEMS, ("item", "title")))
 
 # %% ../../nbs/1_data/10_custom.ipynb #c027
 def _without_zeros(ids: pd.Series) -> pd.Series:
@@ -817,8 +947,8 @@ def _without_zeros(ids: pd.Series) -> pd.Series:
     return ids.astype(str).str.replace(r"^0+(?=[0-9])|\.0$", "", regex=True)
 
 
-def _refuse_other_ids(table: _Table, rows: pd.DataFrame, items: pd.DataFrame, path: Path) -> None:
-    "Raise where the catalogue at `path` has none of the items of the interactions."
+def _refuse_other_ids(name: str, rows: pd.DataFrame, items: pd.DataFrame, path: Path) -> None:
+    "Raise where the catalogue at `path` has none of the items of the interactions in file `name`."
     if rows["item"].isin(items["item"]).any():
         return
     advice = f"It has {items['item'].iloc[0]!r}. Use the same ids in both."
@@ -828,13 +958,12 @@ def _refuse_other_ids(table: _Table, rows: pd.DataFrame, items: pd.DataFrame, pa
             "ids for numbers. Write it again with ids as text."
         )
     raise PromptrecError(
-        f"{path} has none of the items of {table.path.name}, such as {rows['item'].iloc[0]!r}. "
-        f"{advice}"
+        f"{path} has none of the items of {name}, such as {rows['item'].iloc[0]!r}. {advice}"
     )
 
 
 def read_folder(folder: str | Path) -> Dataset:
-    """Your own interactions and items, from CSV, Parquet or RecBole's atomic files.
+    """Your own interactions and items, from CSV, JSON lines, Parquet or RecBole's atomic files.
 
     The data set is called as the folder. An item that the catalogue lacks gets its id as title;
     `notes` count these and what else was dropped or converted. Raises `PromptrecError` with file,
@@ -843,11 +972,12 @@ def read_folder(folder: str | Path) -> Dataset:
     folder = Path(folder).expanduser().resolve()
     if not folder.is_dir():
         raise PromptrecError(f"{folder} is not a folder.")
-    table, items, catalogue = _read_two_tables(folder)
-    rows, notes = _interactions(table)
+    first, second = _find_tables(folder)
+    rows, notes = _interactions(_read_interactions(first))
+    items = _read_catalogue(second)
     if items is None:
         items = rows[["item"]].drop_duplicates()
     if rows["item"].dtype != items["item"].dtype:
         rows, items = rows.astype({"item": str}), items.astype({"item": str})
-    _refuse_other_ids(table, rows, items, catalogue)
+    _refuse_other_ids(first.name, rows, items, second)
     return make_dataset(folder.name, _read_domain(folder), rows, items, notes)

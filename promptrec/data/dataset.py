@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RATING_WORDS', 'DOMAINS', 'LONGEST_TEXT', 'Domain', 'row_slices', 'piece_slices', 'counts_of', 'end_to_end',
-           'Dataset', 'shortened_note', 'make_dataset', 'select', 'catalogue', 'add_items', 'describe']
+           'Dataset', 'shortened_note', 'item_table', 'make_dataset', 'select', 'catalogue', 'add_items', 'describe']
 
 # %% ../../nbs/1_data/01_dataset.ipynb #c002
 import os
@@ -74,7 +74,7 @@ def piece_slices(lengths: np.ndarray) -> Iterator[slice]:
 
 
 def counts_of(numbers: np.ndarray, n: int, keep: np.ndarray | None = None) -> np.ndarray:
-    "How often each of 0..n-1 is among `numbers` [m], or among those where `keep` is true: int64 [n]."
+    "How often each of 0..n-1 is among `numbers` [m], of those where `keep` is true: int64 [n]."
     counts = np.zeros(n, np.int64)
     for rows in row_slices(len(numbers)):
         some = numbers[rows] if keep is None else numbers[rows][keep[rows]]
@@ -256,7 +256,7 @@ def shortened_note(limit: str, example: str) -> str:
     return f"items whose text was shortened to {limit}, such as {example!r}"
 
 # %% ../../nbs/1_data/01_dataset.ipynb #b75b2ace
-def _catalogue(items: pd.DataFrame, ids: np.ndarray) -> tuple[pd.DataFrame, dict[str, int]]:
+def item_table(items: pd.DataFrame, ids: np.ndarray) -> tuple[pd.DataFrame, dict[str, int]]:
     """The table `Dataset.items` for the raw ids [V], in their order, and notes on what it took.
 
     A title that is missing or empty becomes the id; texts over `LONGEST_TEXT` are shortened.
@@ -298,7 +298,7 @@ def make_dataset(
     rating = _ratings(name, interactions)
     time = _column_or_nan(interactions, "timestamp")
     order = _chronological_order(user, time)
-    table, found = _catalogue(items, ids)
+    table, found = item_table(items, ids)
     return Dataset(
         name,
         domain,
@@ -386,7 +386,7 @@ def add_items(ds: Dataset, items: pd.DataFrame) -> Dataset:
     old = ds.items.rename(columns={"item_id": "item"})
     both = pd.concat([old, items[~items["item"].isin(old["item"])]], ignore_index=True)
     ids = np.sort(both["item"].unique())
-    table, notes = _catalogue(both, ids)
+    table, notes = item_table(both, ids)
     return replace(catalogue(ds), items=table, listed=len(ids), notes={**ds.notes, **notes})
 
 # %% ../../nbs/1_data/01_dataset.ipynb #c025

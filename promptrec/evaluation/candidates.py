@@ -8,12 +8,14 @@ __all__ = ['CANDIDATES', 'Candidates', 'draw_negatives', 'barred', 'room', 'nega
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c002
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet as pq
 
 from promptrec.core import (
     PromptrecError,
@@ -24,7 +26,8 @@ from promptrec.core import (
     rng,
     sha256,
 )
-from ..data.dataset import end_to_end, piece_slices
+from ..data.dataset import piece_slices
+from ..data.download import cache_dir
 from .split import PARTS, Split
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c005
@@ -246,8 +249,28 @@ def _draw(split: Split, part: str, n: int, seed: int, kind: str) -> Candidates:
             negatives = negatives_of(split, some, n, weight, generator, total)
             yield np.column_stack([split.dataset.item[some], negatives]).reshape(-1)
 
-    items = end_to_end(blocks(), split.dataset.item).reshape(-1, n + 1)
-    return Candidates(f"{kind}-{n}", items)
+    name, shape = f"{kind}-{n}", (len(rows), n + 1)
+    if not isinstance(split.dataset.item, np.memmap):
+        return Candidates(name, np.concatenate(list(blocks())).reshape(shape))
+    call = f"{file_name(split.dataset.name)}-{split.hash[:16]}-{part}-{name}-seed{seed}.npy"
+    return Candidates(name, _on_disk(cache_dir() / "large" / call, blocks(), shape, split, part))
+
+
+def _on_disk(
+    path: Path, blocks: Iterator[np.ndarray], shape: tuple[int, int], split: Split, part: str
+) -> np.ndarray:
+    "Candidates [targets, n+1] in a file, memory-mapped; it is written where it is not there, whole."
+    if path.is_file():
+        with suppress(OSError, ValueError):  # a damaged file is written anew
+            items = np.load(path, mmap_mode="r", allow_pickle=False)
+            if items.shape == shape and np.array_equal(items[:, 0], split.targets(part)):
+                return items
+    with atomic_path(path) as tmp, open(tmp, "wb") as file:
+        facts = {"descr": "<i4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, facts)
+        for block in blocks:
+            block.astype("<i4").tofile(file)
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c017
 def popularity_candidates(
@@ -309,6 +332,9 @@ def draw_candidates(split: Split, name: str) -> dict[str, Candidates]:
     return {part: draw(split, part, int(n)) for part in PARTS}
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c027
+_TABLE_ROWS = 10_000  # targets that are written together
+
+
 def save_candidates(c: Candidates, split: Split, part: str, folder: str | Path) -> Path:
     """Write candidates of a part as Parquet, one row a target: raw ids of `user`, `target` and
     `negatives` (a list). Returns the file, which is named by the hash; one that is there is left
@@ -318,14 +344,18 @@ def save_candidates(c: Candidates, split: Split, part: str, folder: str | Path) 
     path = Path(folder) / f"{file_name(ds.name)}-{part}-{c.name}-{c.hash[:8]}.parquet"
     if path.exists():
         return path
-    raw_id = ds.items["item_id"].to_numpy()
-    table = pd.DataFrame(
-        {
-            "user": ds.users[split.users(part)],
-            "target": raw_id[c.items[:, 0]],
-            "negatives": list(raw_id[c.items[:, 1:]]),
-        }
-    )
-    with atomic_path(path) as tmp:
-        table.to_parquet(tmp, index=False)
+    raw_id, users = pa.array(ds.items["item_id"]), split.users(part)
+    kinds = {"user": pa.array(ds.users[:1]).type, "target": raw_id.type}
+    schema = pa.schema(kinds | {"negatives": pa.list_(raw_id.type)})
+    with atomic_path(path) as tmp, pq.ParquetWriter(tmp, schema) as writer:
+        for a in range(0, len(c), _TABLE_ROWS):
+            some, n = c.items[a : a + _TABLE_ROWS], c.items.shape[1] - 1
+            negatives = raw_id.take(pa.array(some[:, 1:].reshape(-1)))
+            ends = pa.array(np.arange(len(some) + 1, dtype=np.int32) * n)
+            columns = {
+                "user": pa.array(ds.users[users[a : a + _TABLE_ROWS]], kinds["user"]),
+                "target": raw_id.take(pa.array(some[:, 0])),
+                "negatives": pa.ListArray.from_arrays(ends, negatives),
+            }
+            writer.write_table(pa.table(columns, schema))
     return path
