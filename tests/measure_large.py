@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv as pacsv
 
+PLAIN = pacsv.WriteOptions(quoting_style="none")
 USERS, ITEMS, BLOCK = 2_000_000, 1_000_000, 2_000_000
 LIMIT = 2 << 30  # bytes
 GROUP = Path("/sys/fs/cgroup/memory/promptrec-large")
@@ -43,7 +44,7 @@ def make(n, folder):
     schema = pa.schema(
         {"user": pa.string(), "item": pa.string(), "rating": pa.float32(), "timestamp": pa.int64()}
     )
-    with pacsv.CSVWriter(folder / "interactions.csv", schema) as out:
+    with pacsv.CSVWriter(folder / "interactions.csv", schema, write_options=PLAIN) as out:
         for first in range(0, n, BLOCK):
             m = min(BLOCK, n - first)
             user = np.searchsorted(active, generator.random(m) * active[-1])
@@ -53,7 +54,9 @@ def make(n, folder):
             columns = [user_ids.take(pa.array(user)), item_ids.take(pa.array(item)), rating, when]
             out.write_table(pa.table(columns, schema=schema))
     titles = pa.array([f"Title {i}" for i in range(items)])
-    with pacsv.CSVWriter(folder / "items.csv", pa.schema({"item": pa.string(), "title": pa.string()})) as out:
+    with pacsv.CSVWriter(
+        folder / "items.csv", pa.schema({"item": pa.string(), "title": pa.string()})
+    ) as out:
         out.write_table(pa.table({"item": item_ids, "title": titles}))
     return {"bytes": (folder / "interactions.csv").stat().st_size}
 
@@ -181,6 +184,8 @@ if __name__ == "__main__":
     if what == "make":
         found = make(int(rest[0]), Path(rest[1]))
     else:
-        found = {"convert": convert, "compare": compare, "read": read}[what](Path(rest[0]), *rest[1:])
+        found = {"convert": convert, "compare": compare, "read": read}[what](
+            Path(rest[0]), *rest[1:]
+        )
     cores = f"{os.cpu_count()} cores, {platform.system()}"
     print(json.dumps({"what": what, "machine": cores, **found}))

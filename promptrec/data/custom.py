@@ -171,8 +171,23 @@ def _records_in(
         raise bad_line(path, first + before, f"not CSV ({e})", line) from None
 
 
+def _has_plain_quotes(body: bytes, form: _Format) -> bool:
+    "Whether all quotes of some lines are around whole fields, and there are no others; fast."
+    text = np.frombuffer(b"\n" + body + b"\n", np.uint8)
+    quotes = np.flatnonzero(text == ord('"'))
+    if len(quotes) % 2 or form.escape and b"\\" in body:
+        return False
+    borders = np.frombuffer(b"\r\n" + form.sep.encode(), np.uint8)
+    opened = np.isin(text[quotes[::2] - 1], borders)
+    closed = np.isin(text[quotes[1::2] + 1], borders)
+    return bool(opened.all() and closed.all())
+
+
 def _check_quotes(path: Path, body: bytes, form: _Format, first: int = 2) -> None:
     "Raise where quotes in some lines of a file, from line `first` on, are wrong."
+    if _has_plain_quotes(body, form):
+        decode_lines(path, body, first)
+        return
     deque(_records_in(path, body, form, first), maxlen=0)
 
 # %% ../../nbs/1_data/10_custom.ipynb #e101
@@ -351,7 +366,8 @@ def _json_value(value: Any) -> Any:
 def _json_column(path: Path, name: str, things: list[tuple[int, dict]]) -> pa.ChunkedArray:
     "Field `name` of (line, object): text, or lists of text."
     values = [_json_value(thing.get(name)) for _, thing in things]
-    kind = pa.list_(pa.string()) if any(isinstance(v, list) for v in values) else pa.string()
+    known = next((value for value in values if value is not None), None)
+    kind = pa.list_(pa.string()) if isinstance(known, list) else pa.string()
     try:
         return pa.chunked_array([pa.array(values, kind)])
     except (pa.ArrowException, UnicodeError):
@@ -513,7 +529,7 @@ def _is_missing(cells: pa.ChunkedArray) -> pa.ChunkedArray:
     if not _is_text(cells.type):
         return cells.is_null(nan_is_null=True)
     text = pc.utf8_lower(pc.utf8_trim_whitespace(cells.cast(pa.string())))
-    return pc.is_in(text, _MISSING).fill_null(True)
+    return pc.or_(text.is_null(), pc.is_in(text, _MISSING))
 
 
 def _number_text(table: _Table, column: str, advice: str = "Repair the file.") -> pa.ChunkedArray:

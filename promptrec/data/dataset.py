@@ -233,6 +233,8 @@ LONGEST_TEXT = 1000  # characters of a title, and of an item's genres together
 
 def _shortened_genres(genres: tuple[str, ...]) -> tuple[str, ...]:
     "The first genres, as many as have `LONGEST_TEXT` characters with the commas between them."
+    if sum(map(len, genres)) + 2 * len(genres) <= LONGEST_TEXT:
+        return genres
     ends = np.cumsum([len(genre) + 2 for genre in genres]) - 2
     return genres[: int((ends <= LONGEST_TEXT).sum())]
 

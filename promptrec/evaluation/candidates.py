@@ -98,16 +98,40 @@ def _new_and_untouched(drawn: np.ndarray, row: np.ndarray, item: np.ndarray, V: 
     return rule(drawn, row, item, V)
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #5f6ac09f
-def _left(
-    short: np.ndarray, drawn: np.ndarray, row: np.ndarray, item: np.ndarray, known: np.ndarray
+def _items_at(place: np.ndarray, total: np.ndarray) -> np.ndarray:
+    "The items at places of their cumulative popularity `total` [V]."
+    return np.searchsorted(total, place, side="right")
+
+
+def _first_untouched(
+    drawn: np.ndarray, row: np.ndarray, item: np.ndarray, n: int, V: int
 ) -> np.ndarray:
-    "Which of the `known` items [V] the rows `short` [S] neither drew nor touched: bool [S, V]."
-    free = np.tile(known, (len(short), 1))
-    np.put_along_axis(free, drawn[short], False, 1)
-    place = np.full(len(drawn), -1)
-    place[short] = np.arange(len(short))
+    """The first `n` different and untouched ones of the items `drawn` [rows, m] in each row, in
+    their order, -1 where there are fewer: int32 [rows, n].
+    """
+    keep = _new_and_untouched(drawn, row, item, V)
+    place = keep.cumsum(1) - 1
+    r, c = np.nonzero(keep & (place < n))
+    out = np.full((len(drawn), n), -1, np.int32)
+    out[r, place[r, c]] = drawn[r, c]
+    return out
+
+
+def _pairs_of(
+    some: np.ndarray, rows: int, row: np.ndarray, item: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    "The (row, item) pairs of `some` of the rows, which are numbered by their places in `some`."
+    place = np.full(rows, -1)
+    place[some] = np.arange(len(some))
     theirs = place[row] >= 0
-    free[place[row[theirs]], item[theirs]] = False
+    return place[row[theirs]], item[theirs]
+
+
+def _free(drawn: np.ndarray, row: np.ndarray, item: np.ndarray, known: np.ndarray) -> np.ndarray:
+    "Which of the `known` items [V] each row neither drew nor touched: bool [rows, V]."
+    free = np.tile(known, (len(drawn), 1))
+    np.put_along_axis(free, drawn, False, 1)
+    free[row, item] = False
     return free
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c008
@@ -123,20 +147,22 @@ def draw_negatives(
     """For each row, `n` untouched items drawn by popularity without replacement, in the order of
     drawing: int32 [rows, n]. Raises `PromptrecError` where a row has not so many.
     """
-    m = 4 * n  # with fewer draws more rows fall short
     total = np.cumsum(popularity) if total is None else total
-    drawn = np.searchsorted(total, generator.integers(total[-1], size=(rows, m)), side="right")
+    V, m = len(popularity), 4 * n  # with fewer draws more rows fall short
+    place = generator.integers(total[-1], size=(rows, m))
 
-    # the first n new and untouched ones, in their order; -1 where a row is short of them
-    keep = _new_and_untouched(drawn, row, item, len(popularity))
-    place = keep.cumsum(1) - 1
-    r, c = np.nonzero(keep & (place < n))
-    out = np.full((rows, n), -1, np.int32)
-    out[r, place[r, c]] = drawn[r, c]
-
+    # most rows have enough in their first draws; the others are looked at again, with all draws
+    out = _first_untouched(_items_at(place[:, : m // 2], total), row, item, n, V)
     short = np.flatnonzero(out[:, -1] < 0)
-    if len(short):
-        free = _left(short, drawn, row, item, popularity > 0)
+    drawn = _items_at(place[short], total)
+    row, item = _pairs_of(short, rows, row, item)
+    out[short] = _first_untouched(drawn, row, item, n, V)
+
+    left = np.flatnonzero(out[short, -1] < 0)
+    if len(left):
+        row, item = _pairs_of(left, len(short), row, item)
+        short, drawn = short[left], drawn[left]
+        free = _free(drawn, row, item, popularity > 0)
         found = (out[short] >= 0).sum(1, keepdims=True)
         least = int((free.sum(1) + found[:, 0]).min())
         if least < n:
