@@ -100,7 +100,13 @@ def _new_and_untouched(drawn: np.ndarray, row: np.ndarray, item: np.ndarray, V: 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #5f6ac09f
 def _items_at(place: np.ndarray, total: np.ndarray) -> np.ndarray:
     "The items at places of their cumulative popularity `total` [V]."
-    return np.searchsorted(total, place, side="right")
+    if len(total) < 1 << 16:
+        return np.searchsorted(total, place, side="right")
+    flat = place.reshape(-1)
+    order = flat.argsort()  # one walk through the catalogue is faster than many jumps
+    items = np.empty(len(flat), np.int64)
+    items[order] = np.searchsorted(total, flat[order], side="right")
+    return items.reshape(place.shape)
 
 
 def _first_untouched(
@@ -142,42 +148,66 @@ def draw_negatives(
     rows: int,  # how many rows there are
     n: int,  # how many negatives each gets
     generator: np.random.Generator,
-    total: np.ndarray | None = None,  # the cumulative sum of `popularity`, where it is at hand
 ) -> np.ndarray:
     """For each row, `n` untouched items drawn by popularity without replacement, in the order of
     drawing: int32 [rows, n]. Raises `PromptrecError` where a row has not so many.
     """
-    total = np.cumsum(popularity) if total is None else total
+    total = np.cumsum(popularity)
+    return _draw_blocks(popularity, total, row, item, n, [(generator, rows)])
+
+
+def _draw_blocks(
+    popularity: np.ndarray,
+    total: np.ndarray,  # its cumulative sum
+    row: np.ndarray,
+    item: np.ndarray,
+    n: int,
+    blocks: list[tuple[np.random.Generator, int]],  # each block's generator and number of rows
+) -> np.ndarray:
+    "`draw_negatives` of blocks of rows, one after the other."
     V, m = len(popularity), 4 * n  # with fewer draws more rows fall short
-    place = generator.integers(total[-1], size=(rows, m))
+    place = np.concatenate([g.integers(total[-1], size=(rows, m)) for g, rows in blocks])
 
     # most rows have enough in their first draws; the others are looked at again, with all draws
     out = _first_untouched(_items_at(place[:, : m // 2], total), row, item, n, V)
     short = np.flatnonzero(out[:, -1] < 0)
     drawn = _items_at(place[short], total)
-    row, item = _pairs_of(short, rows, row, item)
-    out[short] = _first_untouched(drawn, row, item, n, V)
+    theirs = _pairs_of(short, len(place), row, item)
+    out[short] = _first_untouched(drawn, *theirs, n, V)
 
-    left = np.flatnonzero(out[short, -1] < 0)
-    if len(left):
-        row, item = _pairs_of(left, len(short), row, item)
-        short, drawn = short[left], drawn[left]
-        free = _free(drawn, row, item, popularity > 0)
-        found = (out[short] >= 0).sum(1, keepdims=True)
-        least = int((free.sum(1) + found[:, 0]).min())
-        if least < n:
-            says = (
-                f"negatives={least} or fewer" if least else "repeats='keep', which counts seen ones"
-            )
-            raise PromptrecError(
-                f"{n} negatives are asked for where a target has {least} items left that may be "
-                f"negatives: ask for {says}."
-            )
-        more = _race(popularity, free, n, generator)
-        behind = np.arange(n) - found  # how many places after the last one found
-        filled = np.take_along_axis(more, behind.clip(0), 1)
-        out[short] = np.where(behind < 0, out[short], filled)
+    first = 0
+    for generator, rows in blocks:
+        some = np.flatnonzero((first <= short) & (short < first + rows) & (out[short, -1] < 0))
+        if len(some):
+            pairs = _pairs_of(some, len(short), *theirs)
+            found = out[short[some]]
+            out[short[some]] = _raced(popularity, drawn[some], *pairs, found, generator)
+        first += rows
     return out
+
+
+def _raced(
+    popularity: np.ndarray,
+    drawn: np.ndarray,
+    row: np.ndarray,
+    item: np.ndarray,
+    out: np.ndarray,  # negatives found, -1 behind the last one [S, n]
+    generator: np.random.Generator,
+) -> np.ndarray:
+    "`out` of S rows filled by a race; `drawn` [S, m] are all draws of the rows."
+    n = out.shape[1]
+    free = _free(drawn, row, item, popularity > 0)
+    found = (out >= 0).sum(1, keepdims=True)
+    least = int((free.sum(1) + found[:, 0]).min())
+    if least < n:
+        says = f"negatives={least} or fewer" if least else "repeats='keep', which counts seen ones"
+        raise PromptrecError(
+            f"{n} negatives are asked for where a target has {least} items left that may be "
+            f"negatives: ask for {says}."
+        )
+    more = _race(popularity, free, n, generator)
+    behind = np.arange(n) - found  # how many places after the last one found
+    return np.where(behind < 0, out, np.take_along_axis(more, behind.clip(0), 1))
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c013
 def barred(split: Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -244,7 +274,10 @@ def _too_many(split: Split, n: int, kind: str) -> str:
     )
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c016
-_CELLS = 4_000_000  # users x items held at once; another number draws other candidates
+_CELLS = (
+    4_000_000  # users x items that a generator draws for; another number draws other candidates
+)
+_TOGETHER = 4096  # users that are drawn for together where the catalogue is large
 
 
 def negatives_of(
@@ -253,12 +286,11 @@ def negatives_of(
     n: int,
     weight: np.ndarray,
     generator: np.random.Generator,
-    total: np.ndarray | None = None,
 ) -> np.ndarray:
     """For the target at each of `rows` [B] of the data set, `n` items that are not `barred`, drawn
-    by `weight` [V] (of which `total` is the cumulative sum) without replacement, int32 [B, n].
+    by `weight` [V] without replacement, int32 [B, n].
     """
-    return draw_negatives(weight, *barred(split, rows), len(rows), n, generator, total)
+    return draw_negatives(weight, *barred(split, rows), len(rows), n, generator)
 
 
 def _draw(split: Split, part: str, n: int, seed: int, kind: str) -> Candidates:
@@ -267,12 +299,16 @@ def _draw(split: Split, part: str, n: int, seed: int, kind: str) -> Candidates:
     if not 1 <= n <= room(split, weight, part).min():
         raise PromptrecError(_too_many(split, n, kind))
     total, step = np.cumsum(weight), max(1, _CELLS // V)
+    together = step if V <= _WIDE * 4 * n else step * -(-_TOGETHER // step)
 
     def blocks() -> Iterator[np.ndarray]:
-        for a in range(0, len(rows), step):
-            some = rows[a : a + step]
-            generator = rng(seed, PARTS.index(part), a)
-            negatives = negatives_of(split, some, n, weight, generator, total)
+        for first in range(0, len(rows), together):
+            some = rows[first : first + together]
+            drawn_by = []
+            for a in range(first, first + len(some), step):
+                generator = rng(seed, PARTS.index(part), a)
+                drawn_by.append((generator, min(step, len(rows) - a)))
+            negatives = _draw_blocks(weight, total, *barred(split, some), n, drawn_by)
             yield np.column_stack([split.dataset.item[some], negatives]).reshape(-1)
 
     name, shape = f"{kind}-{n}", (len(rows), n + 1)
