@@ -1,9 +1,9 @@
-"""How long and with how much memory interactions become a data set, a split and candidates on disk.
+"""Time and memory of interactions on their way to a data set, a split and candidates on disk.
 
-    python tests/measure_large.py make 100_000_000 FOLDER      generated interactions, as CSV
-    python tests/measure_large.py convert FOLDER               with 2 GiB of memory (cgroup v1, root)
-    python tests/measure_large.py compare FOLDER               row for row with the data in memory
-    python tests/measure_large.py read FOLDER pandas|polars    how long others read the same file
+    python tests/measure_large.py make 100_000_000 FOLDER     generated interactions, as CSV
+    python tests/measure_large.py convert FOLDER              with 2 GiB of memory (cgroup v1, root)
+    python tests/measure_large.py compare FOLDER              row for row with the data in memory
+    python tests/measure_large.py read FOLDER pandas|polars   how long others read the same file
 
 `make test` does not run it: it takes up to an hour and 15 GB of disk. Each prints one JSON line.
 """

@@ -1,4 +1,4 @@
-"""Data on disk equal the data in memory: every format and packing, faults, two processes, changes."""
+"""Data on disk equal data in memory: every format and packing, faults, two processes, changes."""
 
 import gzip
 import json
@@ -25,7 +25,7 @@ from promptrec.data import large
 from promptrec.data.amazon import read_amazon
 from promptrec.data.custom import read_folder
 from promptrec.data.large import open_amazon, open_folder
-from promptrec.data.registry import load_dataset
+from promptrec.data.registry import dataset_name, load_dataset
 from promptrec.evaluation.candidates import draw_candidates
 from promptrec.evaluation.split import leave_one_out
 
@@ -102,9 +102,8 @@ def packed(text, packing):
 def folder_of(path, interactions, items=ITEMS, name="interactions.csv"):
     "A folder with two tables."
     path.mkdir(parents=True, exist_ok=True)
-    (path / name).write_bytes(
-        interactions if isinstance(interactions, bytes) else interactions.encode()
-    )
+    raw = interactions if isinstance(interactions, bytes) else interactions.encode()
+    (path / name).write_bytes(raw)
     (path / "items.csv").write_text(items)
     return path
 
@@ -114,11 +113,10 @@ def as_json(text):
     head, *rows = [line.split(",") for line in text.splitlines()]
     lines = []
     for row in rows:
-        cells = [
-            f'"{k}": {v if re.fullmatch("[0-9.]+", v) else json.dumps(v)}'
-            for k, v in zip(head, row)
-            if v
-        ]
+        cells = []
+        for name, cell in zip(head, row):
+            value = cell if re.fullmatch("[0-9.]+", cell) else json.dumps(cell or None)
+            cells.append(f'"{name}": {value}')
         lines.append("{" + ", ".join(cells) + "}\n")
     return "".join(lines)
 
@@ -139,19 +137,19 @@ def test_every_format_and_packing(tmp_path, kind, packing):
 HARD = {  # what reads differently where something else stands further down
     "an id that is no number": "user,item,timestamp\n7,1,5\n8,2,6\nx,3,7\n",
     "zeros before an id": "user,item,timestamp\n7,1,5\n8,2,6\n9,03,7\n",
-    "a line break in quotes": 'user,item,timestamp,rating\n"a\nb",1,5,1\n"a\nb",2,4,2\nc,"3\n\n",7,3\n',
+    "a line break in quotes": 'user,item,timestamp\n"a\nb",1,5\n"a\nb",2,4\nc,"3\n\n",7\n',
     "quotes doubled": 'user,item,timestamp\n"a""b",1,5\nc,2,6\n"d,",3,7\n',
     "quotes with backslashes": 'user,item,timestamp\na,1,5\nc,2,6\n"a\\"b",3,7\n"x\\\\y",3,8\n',
     "decimal commas": "user;item;timestamp;rating\na;1;5;4\nb;2;6;3\nc;3;7;4,5\n",
     "a point and a comma": "user;item;timestamp;rating\na;1;5;1.234\nb;2;6;3\nc;3;7;4,5\n",
     "decimal times": "user,item,timestamp\na,1,5\na,2,4\na,3,4.5\na,4,4.25\n",
     "times that are no whole seconds": "user,item,timestamp\na,1,5\na,2,1e1\na,3,4.5\n",
-    "milliseconds": "user,item,timestamp\na,1,1700000000007\na,2,1700000000005\nb,1,1700000000006\n",
+    "milliseconds": "user,item,timestamp\na,1,1700000000007\na,2,1700000000005\n",
     "nanoseconds": "user,item,timestamp\na,1,1700000000000000300\na,2,1700000000000000100\n",
     "the same time twice": "user,item,timestamp\na,2,5\na,1,5\na,2,5\na,2,6\na,1,5\n",
     "dates": "user,item,timestamp\na,1,2024-05-02\na,2,2024-05-01T10:00:00Z\nb,1,2024-05-03\n",
-    "dates of nanoseconds": "user,item,timestamp\na,1,2024-05-02\na,2,2024-05-01T10:00:00.000000002Z\n"
-    "a,3,2024-05-01T10:00:00.000000001Z\n",
+    "dates of nanoseconds": "user,item,timestamp\na,1,2024-05-02\n"
+    "a,2,2024-05-01T10:00:00.000000002Z\na,3,2024-05-01T10:00:00.000000001Z\n",
     "a date that cannot be": "user,item,timestamp\na,1,2024-05-02\na,2,2024-02-30\n",
     "numbers, then dates": "user,item,timestamp\na,1,5\na,2,2024-02-30\n",
     "two clocks": "user,item,timestamp\na,1,1700000000\na,2,1700000000000\nb,1,1700000001\n",
@@ -283,6 +281,38 @@ def test_faults_in_reviews_are_named_alike(tmp_path, monkeypatch, fault, often):
         lines.insert(7 + 40 * n, fault)
     path.write_bytes("\n".join(lines).encode("latin-1"))
     agree(outcome(open_amazon, "beauty", tmp_path), outcome(read_amazon, "beauty", tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["timestamp", "last_out"])
+@pytest.mark.parametrize("end", [".csv.gz", ".csv"])
+def test_the_parts_of_the_official_5_core_are_all_its_reviews(tmp_path, kind, end):
+    header = "user_id,parent_asin,rating,timestamp\n"
+    lines = [f"A{n % 9},B{n % 7},{n % 5 + 1}.0,{1_600_000_000_000 + n // 3}\n" for n in range(90)]
+    meta = "\n".join(json.dumps({"parent_asin": f"B{n}", "title": f"Ball {n}"}) for n in range(7))
+    name, pack = (
+        "sports-and-outdoors-5core-2023",
+        packed if end == ".csv.gz" else lambda t, _: t.encode(),
+    )
+
+    def put(path, text):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pack(text, "gz"))
+
+    for folder in ("parts", "whole"):
+        top = tmp_path / folder / "amazon-2023"
+        last = ".jsonl.gz" if end == ".csv.gz" else ".jsonl"
+        put(top / f"raw/meta_categories/meta_Sports_and_Outdoors{last}", meta)
+    for part, some in (("train", lines[:70]), ("valid", lines[70:80]), ("test", lines[80:])):
+        path = f"parts/amazon-2023/benchmark/5core/{kind}/Sports_and_Outdoors.{part}{end}"
+        put(tmp_path / path, header + "".join(some))
+    path = f"whole/amazon-2023/benchmark/5core/rating_only/Sports_and_Outdoors{end}"
+    put(tmp_path / path, header + "".join(lines))
+    parts, whole = (read_amazon(name, tmp_path / folder) for folder in ("parts", "whole"))
+    same(parts, whole)
+    for folder in ("parts", "whole"):
+        same(open_amazon(name, tmp_path / folder), whole)
+    written = "amazon-2023-Sports_and_Outdoors-5core"
+    assert dataset_name(written) == name
 
 
 # ---- once, whole, and again where the source changed ----

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_large', 'open_stored', 'open_folder', 'open_amazon']
 
-# %% ../../nbs/1_data/13_large.ipynb #2ccba314
+# %% ../../nbs/1_data/13_large.ipynb #21c07dad
 import codecs
 import gc
 import json
@@ -46,7 +46,7 @@ from promptrec.data.parsing import (
     rows_of,
 )
 
-# %% ../../nbs/1_data/13_large.ipynb #69bfc936
+# %% ../../nbs/1_data/13_large.ipynb #730b9844
 _LARGE = 500_000_000  # bytes
 
 
@@ -86,7 +86,7 @@ def _connect(folder: Path) -> Any:
 
 _MEMORY = "900MB"  # of DuckDB; what does not fit goes to the disk
 
-# %% ../../nbs/1_data/13_large.ipynb #c364c1c1
+# %% ../../nbs/1_data/13_large.ipynb #71db9b3d
 _COLUMNS = {"user": "<i4", "item": "<i4", "rating": "<f4", "timestamp": "<f8"}
 _FACTS = "dataset.json"
 _FORMAT = 1  # of the folder; another number makes all of them anew
@@ -119,7 +119,7 @@ def _write_columns(folder: Path, kinds: dict[str, str], pieces: Iterable[dict]) 
             file.close()
     return rows
 
-# %% ../../nbs/1_data/13_large.ipynb #6d687e89
+# %% ../../nbs/1_data/13_large.ipynb #0899cf4b
 def _write_names(path: Path, batches: Iterable[pa.Array]) -> None:
     "Write texts as an Arrow file, which can be memory-mapped."
     schema = pa.schema({"id": pa.large_string()})
@@ -159,7 +159,7 @@ def _tuples(lists: pa.ChunkedArray) -> list[tuple[str, ...]]:
                 rows.append(seen.setdefault(tuple(names), tuple(names)))
     return rows
 
-# %% ../../nbs/1_data/13_large.ipynb #22f12da9
+# %% ../../nbs/1_data/13_large.ipynb #005dd761
 def _write_facts(folder: Path, ds_facts: dict[str, Any]) -> None:
     "Write the JSON file of a data set on disk, when all other files are there."
     hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
@@ -207,7 +207,7 @@ def open_stored(folder: str | Path) -> Dataset:
             raise
         raise PromptrecError(f"{folder} is damaged ({e}). {again}") from e
 
-# %% ../../nbs/1_data/13_large.ipynb #8ef87824
+# %% ../../nbs/1_data/13_large.ipynb #444d3887
 def _made_once(name: str, sources: list[Path], what: str, make: Callable[[Path], None]) -> Dataset:
     """The data set on disk of these source files, which `make(folder)` writes if it is not there.
 
@@ -264,7 +264,7 @@ def _not_written(place: Path, says: object) -> PromptrecError:
         "the unpacked files there: free some, or set XDG_CACHE_HOME to a folder on a larger disk."
     )
 
-# %% ../../nbs/1_data/13_large.ipynb #e29f3f96
+# %% ../../nbs/1_data/13_large.ipynb #15751cd1
 @dataclass(frozen=True)
 class _Staged:
     "Rows in DuckDB's table `rows`: user, item, rating, time, exact, place; and how they are meant."
@@ -304,7 +304,7 @@ def _number(staged: _Staged, column: str, as_text: bool = False) -> pa.ChunkedAr
     reader = staged.con.sql(f"SELECT id FROM {column}s ORDER BY number").to_arrow_reader(1 << 17)
     return pa.chunked_array([batch.column(0) for batch in reader], type=reader.schema.types[0])
 
-# %% ../../nbs/1_data/13_large.ipynb #ee44462d
+# %% ../../nbs/1_data/13_large.ipynb #1ed22b91
 def _sorted_pieces(staged: _Staged, items_as_text: bool, by_exact: bool) -> Iterator[dict]:
     "Rows in the order of the data set, in pieces: user, item, rating, timestamp, exact."
     item = "r.item::VARCHAR" if items_as_text else "r.item"
@@ -367,7 +367,7 @@ def _joined(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> dict[str,
     "The rows of one, then those of the other."
     return {name: np.concatenate([one[name], two[name]]) for name in one}
 
-# %% ../../nbs/1_data/13_large.ipynb #518f93f7
+# %% ../../nbs/1_data/13_large.ipynb #1e859048
 _Catalogue = Callable[[pd.Series], tuple[pd.DataFrame, dict[str, int]]]
 
 
@@ -411,7 +411,7 @@ def _write_dataset(
     }
     _write_facts(place, facts)
 
-# %% ../../nbs/1_data/13_large.ipynb #39780c48
+# %% ../../nbs/1_data/13_large.ipynb #8ec04365
 @dataclass(frozen=True)
 class _Assumed:
     "What holds for all blocks as long as none shows otherwise."
@@ -433,7 +433,7 @@ class _Otherwise(Exception):
 _TEXT_BLOCK = 1 << 25  # bytes of text that are looked at together
 _PARQUET_BLOCK = 1 << 19  # rows
 
-# %% ../../nbs/1_data/13_large.ipynb #8c21c454
+# %% ../../nbs/1_data/13_large.ipynb #8cc54adf
 def _whole_records(blocks: Iterable[bytes], form: custom._Format) -> Iterator[bytes]:
     "Blocks of lines as blocks of records: a quoted field may have line breaks."
     rest = b""
@@ -486,7 +486,7 @@ def _chained(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
         yield first
     yield from others
 
-# %% ../../nbs/1_data/13_large.ipynb #b47fe5d2
+# %% ../../nbs/1_data/13_large.ipynb #0ca3d05b
 def _header_line(path: Path, start: bytes) -> tuple[str, bytes]:
     "The first line of a file that begins with `start`, as text, and the rest of `start`."
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
@@ -518,7 +518,7 @@ def _check_quotes(
             raise
         raise _Otherwise(replace(assumed, escape=e)) from None
 
-# %% ../../nbs/1_data/13_large.ipynb #c2c96e8e
+# %% ../../nbs/1_data/13_large.ipynb #c01343fa
 def _parquet_tables(
     path: Path, choose: Callable[[Path, list[str]], dict[str, str]]
 ) -> Iterator[custom._Table]:
@@ -582,7 +582,7 @@ def _part_tables(part: Path, is_parquet: bool, assumed: _Assumed) -> Iterator[cu
         return custom._json_tables(part, choose)
     return _delimited_tables(part, custom._CSV_FORMATS, choose, assumed)
 
-# %% ../../nbs/1_data/13_large.ipynb #14330e3b
+# %% ../../nbs/1_data/13_large.ipynb #59b5667f
 _BOUNDS = np.array([first * ticks for ticks in custom._UNITS.values() for first in (1e8, 1e10)])
 
 
@@ -616,7 +616,7 @@ class _Clock:
         if self.scientific is None:
             self.scientific = self.rows + int(there.argmax())
 
-# %% ../../nbs/1_data/13_large.ipynb #834a6591
+# %% ../../nbs/1_data/13_large.ipynb #67eeede5
 def _block_ids(table: custom._Table, column: str, assumed: _Assumed) -> pa.ChunkedArray:
     "Ids of a block: int64 as long as all are whole numbers, else text."
     ids = custom._ids(table, column)
@@ -649,7 +649,7 @@ def _block_ratings(table: custom._Table, assumed: _Assumed) -> np.ndarray:
         raise table.bad_row("rating", row, "this is no rating", custom._ONLY_NUMBERS)
     return rating.astype(np.float32)
 
-# %% ../../nbs/1_data/13_large.ipynb #0199671f
+# %% ../../nbs/1_data/13_large.ipynb #93a10698
 def _block_times(
     table: custom._Table, assumed: _Assumed, clock: _Clock
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -711,7 +711,7 @@ def _exact(text: pa.ChunkedArray, numbers: np.ndarray, assumed: _Assumed) -> np.
         raise _Otherwise(replace(assumed, exact=weaker))
     return exact
 
-# %% ../../nbs/1_data/13_large.ipynb #9b6cb10f
+# %% ../../nbs/1_data/13_large.ipynb #7afc9a50
 def _checked_blocks(path: Path, assumed: _Assumed, clock: _Clock) -> Iterator[pa.Table]:
     "Blocks of checked rows of one's own interactions."
     for table in _own_tables(path, assumed):
@@ -737,7 +737,7 @@ def _stage_own(con: Any, path: Path) -> tuple[_Staged, _Assumed, _Clock]:
         except _Otherwise as e:
             assumed = e.assumed
 
-# %% ../../nbs/1_data/13_large.ipynb #d711cdd0
+# %% ../../nbs/1_data/13_large.ipynb #8d413acf
 def _unit(staged: _Staged, clock: _Clock) -> str:
     "The unit in which the middle time is a date from 1973 to 2286, as `custom` finds it."
 
@@ -788,7 +788,7 @@ def _refuse_clocks(
     if clock.scientific is not None and clock.last_digit >= least:
         raise refuse(clock.scientific, *custom._LOST_DIGITS)
 
-# %% ../../nbs/1_data/13_large.ipynb #5347db4d
+# %% ../../nbs/1_data/13_large.ipynb #5849dd3d
 def _without_impossible(
     staged: _Staged, as_dates: bool, notes: dict[str, int], refuse: Callable[..., PromptrecError]
 ) -> _Staged:
@@ -812,7 +812,7 @@ def _without_impossible(
     notes["impossible times dropped"] = n - good
     return replace(staged, possible=possible)
 
-# %% ../../nbs/1_data/13_large.ipynb #0e5777be
+# %% ../../nbs/1_data/13_large.ipynb #c73bd69b
 @contextmanager
 def _database(folder: Path) -> Iterator[Any]:
     "A DuckDB connection; its own errors are `PromptrecError` outside."
@@ -846,7 +846,7 @@ def open_folder(folder: str | Path) -> Dataset:
     make = partial(_make_own, folder=folder, first=first, second=second)
     return _made_once(folder.name, sources, f"{folder.name} {names}", make)
 
-# %% ../../nbs/1_data/13_large.ipynb #7dca2b4c
+# %% ../../nbs/1_data/13_large.ipynb #4b10ed64
 def _make_own(tmp: Path, folder: Path, first: Path, second: Path) -> None:
     "Write the data set on disk of a folder's interactions and items."
     domain, notes = custom._read_domain(folder), dict[str, int]()
@@ -878,7 +878,7 @@ def _make_own(tmp: Path, folder: Path, first: Path, second: Path) -> None:
         repeats = "duplicate rows dropped"
         _write_dataset(tmp, folder.name, domain, staged, notes, repeats, catalogue, as_text)
 
-# %% ../../nbs/1_data/13_large.ipynb #c002f85d
+# %% ../../nbs/1_data/13_large.ipynb #404ce17c
 def _review_blocks(path: Path, year: int) -> Iterator[tuple[pd.DataFrame, bytes, int]]:
     """Blocks of reviews as `amazon.read_reviews` has them, with the odd ones; of each block its
     lines, and the number of the first.
@@ -923,7 +923,7 @@ def _without_header(path: Path, block: bytes, release: amazon._Release) -> tuple
         raise bad_line(path, 1, says, line.decode("utf-8", "replace"))
     return block, 2
 
-# %% ../../nbs/1_data/13_large.ipynb #043ad73c
+# %% ../../nbs/1_data/13_large.ipynb #cc6eea45
 def _line_in(block: bytes, first: int, row: int) -> tuple[int, str]:
     "Number and text of the line that has `row` non-blank lines before it in a block of lines."
     lines = enumerate(block.split(b"\n"), first)
@@ -974,7 +974,7 @@ def _as_block(rows: pd.DataFrame) -> pa.Table:
         }
     )
 
-# %% ../../nbs/1_data/13_large.ipynb #8c5b3fd3
+# %% ../../nbs/1_data/13_large.ipynb #d1e8626f
 def open_amazon(
     name: str,  # a data set, one of `AMAZON_SETS`
     data_dir: str | Path | None = None,  # your folder; None: the variable PROMPTREC_DATA names it

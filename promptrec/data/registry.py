@@ -142,7 +142,7 @@ def _spelled(name: str) -> str:
     plain = plain_name(name)
     for word, short in _SPELLINGS.items():
         plain = plain.replace(word, short)
-    return plain
+    return re.sub("^(2014|2018|2023)(.+)$", r"\2\1", plain)  # amazon-2023-Books is books-2023
 
 
 def _unknown(given: str) -> PromptrecError:

@@ -321,7 +321,7 @@ def _draw(split: Split, part: str, n: int, seed: int, kind: str) -> Candidates:
 def _on_disk(
     path: Path, blocks: Iterator[np.ndarray], shape: tuple[int, int], split: Split, part: str
 ) -> np.ndarray:
-    "Candidates [targets, n+1] in a file, memory-mapped; it is written where it is not there, whole."
+    "Candidates [targets, n+1] in a file, memory-mapped; written where it is not there, whole."
     if path.is_file():
         with suppress(OSError, ValueError):  # a damaged file is written anew
             items = np.load(path, mmap_mode="r", allow_pickle=False)

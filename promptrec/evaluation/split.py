@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'REPEATS', 'SPLITS', 'Histories', 'histories_at', 'in_random_order', 'with_mixed_ratings', 'Split',
-           'leave_one_out', 'by_users', 'by_time']
+           'leave_one_out', 'by_users', 'by_time', 'save_split', 'load_split']
 
 # %% ../../nbs/2_evaluation/01_split.ipynb #c002
+import json
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from promptrec.core import (
     PromptrecError,
+    atomic_path,
     check_name,
     offsets_of,
     ragged_arange,
@@ -239,3 +243,29 @@ SPLITS: dict[str, Callable[..., Split]] = {
     "users": by_users,
     "time": by_time,
 }
+
+# %% ../../nbs/2_evaluation/01_split.ipynb #ba20982f
+def save_split(split: Split, path: str | Path) -> None:
+    "Write a split as npz: `train_end` [U], `valid`, `test`, and its rule and hash as JSON."
+    rule = {name: getattr(split, name) for name in _RULE} | {"hash": split.hash}
+    arrays = {name: getattr(split, name) for name in ("train_end", *PARTS)}
+    with atomic_path(path) as tmp, open(tmp, "wb") as file:
+        np.savez(file, rule=np.array(json.dumps(rule)), **arrays)
+
+
+_RULE = ("name", "max_history", "min_history", "repeats")
+
+
+def load_split(ds: Dataset, path: str | Path) -> Split:
+    "The split of `ds` in a file; raises `PromptrecError` where it is damaged, or of other data."
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            rule = json.loads(str(file["rule"]))
+            arrays = {name: file[name] for name in ("train_end", *PARTS)}
+        split = Split(ds, **arrays, **{name: rule[name] for name in _RULE})
+        whole = split.hash == rule["hash"]
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as e:
+        raise PromptrecError(f"{path}: not a whole split ({e}). Write it again.") from e
+    if not whole:
+        raise PromptrecError(f"{path} is a split of other data than {ds.name}. Make it again.")
+    return split
