@@ -396,7 +396,11 @@ def _json_tables(
             names = choose(path, list(dict.fromkeys(key for _, thing in things for key in thing)))
         columns = {column: _json_column(path, name, things) for column, name in names.items()}
         lines = [n for n, _ in things]
-        yield _Table(path, columns, names, lambda row, at=lines: f"{path}, line {at[row]}")
+
+        def place(row: int, lines: list[int] = lines) -> str:
+            return f"{path}, line {lines[row]}"
+
+        yield _Table(path, columns, names, place)
     if not names:
         raise PromptrecError(f"{path} is empty. Fetch it again.")
 
