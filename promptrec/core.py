@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -186,9 +187,9 @@ def sha256(*parts: np.ndarray | str | Iterable[str]) -> str:
             h.update(f"{part.dtype.str}{part.shape}".encode())
             h.update(np.ascontiguousarray(part).data)
             continue
-        strings = [part] if isinstance(part, str) else part
-        for text in strings:
-            h.update(f"{len(text)}:{text}".encode())
+        strings = iter([part] if isinstance(part, str) else part)
+        while some := [f"{len(text)}:{text}" for text in islice(strings, 10_000)]:
+            h.update("".join(some).encode())
     return h.hexdigest()
 
 # %% ../nbs/0_core/01_core.ipynb #e1700002

@@ -563,7 +563,7 @@ def test_names_of_a_release_are_not_taken_for_another(tmp_path, cache, offline):
 def test_many_at_hand_stay_readable(tmp_path, cache, offline):
     for s in RELEASES[:-1]:
         put(tmp_path / s.ways[0].folder, s.ways[0].files)
-    says = r"data sets: (\S+, ){7}\S+ and 10 more .`sources_at_hand` names them.; the models: none."
+    says = r"data sets: (\S+, ){7}\S+ and 72 more .`sources_at_hand` names them.; the models: none."
     with pytest.raises(PromptrecError, match=says) as e:
         locate("llara-steam", tmp_path)
     assert len(str(e.value)) < 1000

@@ -8,6 +8,7 @@ __all__ = ['AMAZON_SETS', 'read_reviews', 'clean_text', 'genres_of_paths', 'read
 # %% ../../nbs/1_data/06_amazon.ipynb #c002
 import html
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,16 @@ class _Release:
     columns: tuple[str, ...] = ("user", "item", "rating", "timestamp")  # their order in a CSV file
     header: bool = False  # whether a CSV file has a header
     ticks: int = 1  # ticks of its clock in a second
+
+    @property
+    def header_line(self) -> bytes:
+        "The first line of a CSV file, empty where it has no header."
+        return ",".join(self.fields[c] for c in self.columns).encode() if self.header else b""
+
+    @property
+    def types(self) -> dict[str, pa.DataType]:
+        "The fields of a JSON review."
+        return {self.fields[c]: kind for c, kind in _REVIEW_TYPES.items()}
 
 
 _OLD = {"user": "reviewerID", "item": "asin", "rating": "overall", "timestamp": "unixReviewTime"}
@@ -79,6 +90,18 @@ def _has_gap(table: pd.DataFrame) -> pd.Series:
     return (table.isna() | (table == "")).any(axis=1)
 
 # %% ../../nbs/1_data/06_amazon.ipynb #c011
+def _odd(rows: pd.DataFrame, year: int) -> dict[str, pd.Series]:
+    "What is odd about reviews of release `year` -> of which, bool [n]."
+    begin = pd.Timestamp("1995-01-01").timestamp()
+    end = pd.Timestamp(f"{year + 1}-01-01").timestamp()
+    stars = rows["rating"]
+    return {
+        "reviews without user or product": _has_gap(rows[["user", "item"]]),
+        "ratings that are not from 1 to 5": stars.notna() & ~stars.between(1, 5),
+        f"times that are not from 1995 to {year}": ~rows["timestamp"].between(begin, end),
+    }
+
+
 def read_reviews(path: Path, year: int) -> tuple[pd.DataFrame, dict[str, int]]:
     """The reviews of a file of release `year`, CSV or JSON lines, in the order of the file, and
     notes on impossible ones that were dropped.
@@ -86,25 +109,14 @@ def read_reviews(path: Path, year: int) -> tuple[pd.DataFrame, dict[str, int]]:
     Columns user, item, rating (stars, NaN where missing), timestamp (seconds since 1970). Raises
     `PromptrecError` at the first line that is malformed, or where impossible ones are many.
     """
-    release = _RELEASES[year]
-    header = b""
+    release, header = _RELEASES[year], b""
     if ".csv" in path.suffixes:
-        if release.header:
-            header = ",".join(release.fields[c] for c in release.columns).encode()
+        header = release.header_line
         rows = read_table(path, b",", {c: _REVIEW_TYPES[c] for c in release.columns}, header)
     else:
-        types = {release.fields[c]: kind for c, kind in _REVIEW_TYPES.items()}
-        rows = read_objects(path, types).rename_columns(list(_REVIEW_TYPES)).to_pandas()
+        rows = read_objects(path, release.types).rename_columns(list(_REVIEW_TYPES)).to_pandas()
     rows["timestamp"] = rows["timestamp"] / release.ticks
-    begin = pd.Timestamp("1995-01-01").timestamp()
-    end = pd.Timestamp(f"{year + 1}-01-01").timestamp()
-    stars = rows["rating"]
-    odd = {
-        "reviews without user or product": _has_gap(rows[["user", "item"]]),
-        "ratings that are not from 1 to 5": stars.notna() & ~stars.between(1, 5),
-        f"times that are not from 1995 to {year}": ~rows["timestamp"].between(begin, end),
-    }
-    return _drop_odd_lines(path, rows[list(_REVIEW_TYPES)], odd, bool(header))
+    return _drop_odd_lines(path, rows[list(_REVIEW_TYPES)], _odd(rows, year), bool(header))
 
 # %% ../../nbs/1_data/06_amazon.ipynb #d011
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
@@ -172,6 +184,15 @@ def read_products(path: Path, year: int) -> tuple[pd.DataFrame, dict[str, int]]:
     return _drop_odd_lines(path, items, {"products without an id": _has_gap(items[["item"]])})
 
 # %% ../../nbs/1_data/06_amazon.ipynb #c025
+def _files(name: str, data_dir: str | Path | None) -> tuple[list[Path], Path]:
+    "The files with the reviews of a data set, in order, and the one with its products."
+    check_name("Amazon data set", name, AMAZON_SETS)
+    folder = locate(name, data_dir)
+    whole = [w for w in SOURCES[name].ways if all((folder / f).is_file() for f in w.files)]
+    *reviews, products = (folder / file for file in whole[0].files)
+    return reviews, products
+
+
 def read_amazon(
     name: str,  # a data set, one of `AMAZON_SETS`
     data_dir: str | Path | None = None,  # your folder; None: the variable PROMPTREC_DATA names it
@@ -181,12 +202,15 @@ def read_amazon(
     `notes` counts what was repaired or dropped. Raises `PromptrecError` with file and line of what
     is malformed.
     """
-    check_name("Amazon data set", name, AMAZON_SETS)
-    folder, year = locate(name, data_dir), AMAZON_SETS[name]
-    whole = [w for w in SOURCES[name].ways if all((folder / f).is_file() for f in w.files)]
-    reviews, products = whole[0].files
-    rows, odd_reviews = read_reviews(folder / reviews, year)
-    items, odd_products = read_products(folder / products, year)
+    reviews, products = _files(name, data_dir)
+    year, odd_reviews = AMAZON_SETS[name], Counter[str]()
+    parts = []
+    for path in reviews:
+        rows, notes = read_reviews(path, year)
+        parts.append(rows)
+        odd_reviews.update(notes)
+    rows = pd.concat(parts, ignore_index=True)
+    items, odd_products = read_products(products, year)
     repeated = rows.duplicated(["user", "item", "timestamp"])
     listed = pd.Series(rows["item"].unique()).isin(items["item"])
     counts = {
@@ -195,5 +219,5 @@ def read_amazon(
         "products listed twice": items["item"].duplicated().sum(),
         "items that the catalogue lacks": (~listed).sum(),
     }
-    notes = {says: int(n) for says, n in counts.items() if n} | odd_reviews | odd_products
+    notes = {says: int(n) for says, n in counts.items() if n} | dict(odd_reviews) | odd_products
     return make_dataset(name, DOMAINS["shopping"], rows[~repeated], items, notes)

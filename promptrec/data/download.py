@@ -8,6 +8,7 @@ __all__ = ['SOURCES', 'Archive', 'Files', 'Source', 'sources_table', 'verify', '
 
 # %% ../../nbs/1_data/02_download.ipynb #c002
 import gzip
+import json
 import os
 import shutil
 import stat
@@ -104,12 +105,25 @@ def _way_of(entry: dict, at: str) -> Archive | Files:
     return Files(entry["folder"], addresses)
 
 
+def _entries(release: dict) -> list[dict]:
+    "The sources of a release, one for each category where it has such."
+    if "categories" not in release:
+        return release["source"]
+    entries = []
+    for category in release["categories"]:
+        name = category.lower().replace("_", "-")
+        for entry in release["source"]:
+            text = json.dumps(entry).replace("{X}", category).replace("{name}", name)
+            entries.append(json.loads(text))
+    return entries
+
+
 def _read_sources() -> dict[str, Source]:
     "All sources of `sources.toml` by name, in the order of the file."
     text = resources.files("promptrec.data").joinpath("sources.toml").read_text("utf-8")
     sources = {}
     for release in tomllib.loads(text)["release"]:
-        for entry in release["source"]:
+        for entry in _entries(release):
             ways = tuple(_way_of(way, release.get("at", "")) for way in entry["ways"])
             sources[entry["name"]] = Source(
                 entry["name"], release["kind"], ways, release["licence"], release["citation"]
@@ -502,6 +516,7 @@ def _unavailable(source: Source, place: Path, reasons: list[str]) -> PromptrecEr
     wanted = [
         way.file if isinstance(way, Archive) else ", ".join(_lacking(way, folder))
         for way in source.ways
+        if not any(file.count("/") > 1 for file in way.files)  # a publisher's folders
     ]
     return PromptrecError(
         f"{source.name} is not here and cannot be fetched ({'; '.join(reasons)}). "

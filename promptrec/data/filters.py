@@ -9,7 +9,7 @@ __all__ = ['keep_rated_items', 'keep_rating', 'keep_users', 'keep_frequent', 'ke
 import numpy as np
 
 from ..core import PromptrecError
-from .dataset import Dataset, select
+from .dataset import Dataset, counts_of, piece_slices, row_slices, select
 
 # %% ../../nbs/1_data/11_filters.ipynb #d003
 def _not_applied(ds: Dataset, step: str) -> Dataset:
@@ -17,13 +17,21 @@ def _not_applied(ds: Dataset, step: str) -> Dataset:
     return select(ds, np.ones(len(ds), bool), f"{step}: not applied, no ratings", drop_items=False)
 
 
+def _of_rows(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    "`values[numbers]`, in blocks."
+    out = np.empty(len(numbers), values.dtype)
+    for rows in row_slices(len(numbers)):
+        out[rows] = values[numbers[rows]]
+    return out
+
+
 def keep_rated_items(ds: Dataset, least: float = 4) -> Dataset:
     "Only items that somebody rated at least `least` (paper A, section 4.1.1)."
     step = f"items with a rating >= {least:g}"
     if np.isnan(ds.rating).all():
         return _not_applied(ds, step)
-    liked = np.bincount(ds.item[ds.rating >= least], minlength=ds.n_items) > 0
-    return select(ds, liked[ds.item], step)
+    liked = counts_of(ds.item, ds.n_items, ds.rating >= least) > 0
+    return select(ds, _of_rows(liked, ds.item), step)
 
 
 def keep_rating(ds: Dataset, least: float = 4, drop_items: bool = True) -> Dataset:
@@ -36,7 +44,8 @@ def keep_rating(ds: Dataset, least: float = 4, drop_items: bool = True) -> Datas
 # %% ../../nbs/1_data/11_filters.ipynb #c010
 def keep_users(ds: Dataset, least: int = 5) -> Dataset:
     "Only users with at least `least` interactions (paper A, section 4.1.1)."
-    return select(ds, np.diff(ds.offsets)[ds.user] >= least, f"users with >= {least} interactions")
+    n = np.diff(ds.offsets)
+    return select(ds, np.repeat(n >= least, n), f"users with >= {least} interactions")
 
 
 def keep_frequent(ds: Dataset, least: int = 5) -> Dataset:
@@ -45,8 +54,8 @@ def keep_frequent(ds: Dataset, least: int = 5) -> Dataset:
     It counts once, as SASRec's filter does, so a user or an item may have fewer afterwards.
     """
     of_user = np.diff(ds.offsets)
-    of_item = np.bincount(ds.item, minlength=ds.n_items)
-    keep = (of_user[ds.user] >= least) & (of_item[ds.item] >= least)
+    of_item = counts_of(ds.item, ds.n_items)
+    keep = np.repeat(of_user >= least, of_user) & _of_rows(of_item >= least, ds.item)
     return select(ds, keep, f"users and items with >= {least} interactions, once")
 
 # %% ../../nbs/1_data/11_filters.ipynb #b1752072
@@ -54,10 +63,12 @@ def keep_first(ds: Dataset) -> Dataset:
     """Only the first interaction of each user with each item, and only users with three items or
     more. Raises `PromptrecError` where no user has so many.
     """
-    pair = ds.user.astype(np.int64) * ds.n_items + ds.item
     first = np.zeros(len(ds), bool)
-    first[np.unique(pair, return_index=True)[1]] = True  # rows are in order of time
-    items_of_user = np.bincount(ds.user[first], minlength=ds.n_users)
+    for users in piece_slices(np.diff(ds.offsets)):
+        begin, end = ds.offsets[users.start], ds.offsets[users.stop]
+        pair = ds.user[begin:end].astype(np.int64) * ds.n_items + ds.item[begin:end]
+        first[begin + np.unique(pair, return_index=True)[1]] = True  # rows are in order of time
+    items_of_user = counts_of(ds.user, ds.n_users, first)
     if items_of_user.max() < 3:
         raise PromptrecError(
             f"{ds.name}: without repeats no user has three items, which a split needs. "

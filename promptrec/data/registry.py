@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core import PromptrecError, check_name, plain_name, project_path
-from .amazon import AMAZON_SETS, read_amazon
-from .custom import read_folder
+from .amazon import AMAZON_SETS
 from .dataset import Dataset, Domain
 from .download import data_folder, sources_at_hand, sources_in
 from .filters import keep_frequent, keep_rated_items, keep_rating, keep_users
+from .large import open_amazon, open_folder
 from .lastfm import read_lastfm
 from .llara import LLARA_HISTORY, LLARA_LEAST, read_llara
 from .movielens import read_movielens
@@ -49,7 +49,7 @@ def _recipes() -> dict[str, Recipe]:
         recipes[name] = Recipe(read_movielens, _LIKED)
     for name in AMAZON_SETS:
         filters = _LIKED if "5core" in name else (keep_frequent, *_LIKED)
-        recipes[name] = Recipe(read_amazon, filters)
+        recipes[name] = Recipe(open_amazon, filters)
     recipes["lastfm"] = Recipe(read_lastfm)
     for name in ("steam-australian", "steam"):
         recipes[name] = Recipe(read_steam)
@@ -142,7 +142,7 @@ def _spelled(name: str) -> str:
     plain = plain_name(name)
     for word, short in _SPELLINGS.items():
         plain = plain.replace(word, short)
-    return plain
+    return re.sub("^(2014|2018|2023)(.+)$", r"\2\1", plain)  # amazon-2023-Books is books-2023
 
 
 def _unknown(given: str) -> PromptrecError:
@@ -201,7 +201,7 @@ def _read_own(name: str, folder: str | Path | None) -> Dataset:
     "Your own data, in a folder."
     if folder is None:
         raise PromptrecError(f"{name} is the name of your own data: give the path of their folder.")
-    return read_folder(folder)
+    return open_folder(folder)
 
 # %% ../../nbs/1_data/12_registry.ipynb #d010
 def with_words(domain: Domain, words: dict[str, str]) -> Domain:

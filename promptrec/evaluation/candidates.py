@@ -7,13 +7,15 @@ __all__ = ['CANDIDATES', 'Candidates', 'draw_negatives', 'barred', 'room', 'nega
            'uniform_candidates', 'candidates_name', 'draw_candidates', 'save_candidates']
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c002
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet as pq
 
 from promptrec.core import (
     PromptrecError,
@@ -24,6 +26,8 @@ from promptrec.core import (
     rng,
     sha256,
 )
+from ..data.dataset import piece_slices
+from ..data.download import cache_dir
 from .split import PARTS, Split
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c005
@@ -55,6 +59,87 @@ def _race(
     order = np.take_along_axis(time, earliest, 1).argsort(1)
     return np.take_along_axis(earliest, order, 1)
 
+# %% ../../nbs/2_evaluation/02_candidates.ipynb #f6e9fc3b
+_WIDE = 64  # a catalogue is large if it has so many times more items than a row has draws
+
+
+def _by_table(drawn: np.ndarray, row: np.ndarray, item: np.ndarray, V: int) -> np.ndarray:
+    "`_new_and_untouched` by a table of all items of each row."
+    rows, m = drawn.shape
+    each_row = np.arange(rows)[:, None]
+    first = np.full((rows, V), m, np.int32)  # at which draw each item comes first
+    cell = (each_row * V + drawn).reshape(-1)
+    np.minimum.at(first.reshape(-1), cell, np.tile(np.arange(m, dtype=np.int32), rows))
+    first[row, item] = -1
+    return first[each_row, drawn] == np.arange(m)
+
+
+def _by_sorting(drawn: np.ndarray, row: np.ndarray, item: np.ndarray, V: int) -> np.ndarray:
+    "`_new_and_untouched` without anything of the size of the catalogue."
+    order = drawn.argsort(1, kind="stable")
+    ascending = np.take_along_axis(drawn, order, 1)
+    first = np.ones(drawn.shape, bool)
+    first[:, 1:] = ascending[:, 1:] != ascending[:, :-1]
+    new = np.empty(drawn.shape, bool)
+    np.put_along_axis(new, order, first, 1)
+    if not len(row):
+        return new
+    touched = np.sort(row.astype(np.int64) * V + item)
+    cell = np.arange(len(drawn))[:, None] * V + drawn
+    at = np.searchsorted(touched, cell).clip(max=len(touched) - 1)
+    return new & (touched[at] != cell)
+
+
+def _new_and_untouched(drawn: np.ndarray, row: np.ndarray, item: np.ndarray, V: int) -> np.ndarray:
+    """Which draws are the first of their item in their row, and of none that the row touched: bool
+    [rows, m], for items `drawn` [rows, m], of V; `row[j]` touched `item[j]`.
+    """
+    rule = _by_sorting if V > _WIDE * drawn.shape[1] else _by_table
+    return rule(drawn, row, item, V)
+
+# %% ../../nbs/2_evaluation/02_candidates.ipynb #5f6ac09f
+def _items_at(place: np.ndarray, total: np.ndarray) -> np.ndarray:
+    "The items at places of their cumulative popularity `total` [V]."
+    if len(total) < 1 << 16:
+        return np.searchsorted(total, place, side="right")
+    flat = place.reshape(-1)
+    order = flat.argsort()  # one walk through the catalogue is faster than many jumps
+    items = np.empty(len(flat), np.int64)
+    items[order] = np.searchsorted(total, flat[order], side="right")
+    return items.reshape(place.shape)
+
+
+def _first_untouched(
+    drawn: np.ndarray, row: np.ndarray, item: np.ndarray, n: int, V: int
+) -> np.ndarray:
+    """The first `n` different and untouched ones of the items `drawn` [rows, m] in each row, in
+    their order, -1 where there are fewer: int32 [rows, n].
+    """
+    keep = _new_and_untouched(drawn, row, item, V)
+    place = keep.cumsum(1) - 1
+    r, c = np.nonzero(keep & (place < n))
+    out = np.full((len(drawn), n), -1, np.int32)
+    out[r, place[r, c]] = drawn[r, c]
+    return out
+
+
+def _pairs_of(
+    some: np.ndarray, rows: int, row: np.ndarray, item: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    "The (row, item) pairs of `some` of the rows, which are numbered by their places in `some`."
+    place = np.full(rows, -1)
+    place[some] = np.arange(len(some))
+    theirs = place[row] >= 0
+    return place[row[theirs]], item[theirs]
+
+
+def _free(drawn: np.ndarray, row: np.ndarray, item: np.ndarray, known: np.ndarray) -> np.ndarray:
+    "Which of the `known` items [V] each row neither drew nor touched: bool [rows, V]."
+    free = np.tile(known, (len(drawn), 1))
+    np.put_along_axis(free, drawn, False, 1)
+    free[row, item] = False
+    return free
+
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c008
 def draw_negatives(
     popularity: np.ndarray,  # how often each item occurs [V]
@@ -67,42 +152,62 @@ def draw_negatives(
     """For each row, `n` untouched items drawn by popularity without replacement, in the order of
     drawing: int32 [rows, n]. Raises `PromptrecError` where a row has not so many.
     """
-    V, m = len(popularity), 4 * n  # 4: with fewer draws more rows fall short
-    each_row = np.arange(rows)[:, None]
-
-    # m draws with replacement a row, and at which of them each item comes first
     total = np.cumsum(popularity)
-    drawn = np.searchsorted(total, generator.integers(total[-1], size=(rows, m)), side="right")
-    first = np.full((rows, V), m, np.int32)
-    cell = (each_row * V + drawn).reshape(-1)
-    np.minimum.at(first.reshape(-1), cell, np.tile(np.arange(m, dtype=np.int32), rows))
-    first[row, item] = -1
+    return _draw_blocks(popularity, total, row, item, n, [(generator, rows)])
 
-    # the first n new and untouched ones, in their order; -1 where a row is short of them
-    keep = first[each_row, drawn] == np.arange(m)
-    place = keep.cumsum(1) - 1
-    r, c = np.nonzero(keep & (place < n))
-    out = np.full((rows, n), -1, np.int32)
-    out[r, place[r, c]] = drawn[r, c]
 
+def _draw_blocks(
+    popularity: np.ndarray,
+    total: np.ndarray,  # its cumulative sum
+    row: np.ndarray,
+    item: np.ndarray,
+    n: int,
+    blocks: list[tuple[np.random.Generator, int]],  # each block's generator and number of rows
+) -> np.ndarray:
+    "`draw_negatives` of blocks of rows, one after the other."
+    V, m = len(popularity), 4 * n  # with fewer draws more rows fall short
+    place = np.concatenate([g.integers(total[-1], size=(rows, m)) for g, rows in blocks])
+
+    # most rows have enough in their first draws; the others are looked at again, with all draws
+    out = _first_untouched(_items_at(place[:, : m // 2], total), row, item, n, V)
     short = np.flatnonzero(out[:, -1] < 0)
-    if len(short):
-        free = (first[short] == m) & (popularity > 0)
-        found = (out[short] >= 0).sum(1, keepdims=True)
-        least = int((free.sum(1) + found[:, 0]).min())
-        if least < n:
-            says = (
-                f"negatives={least} or fewer" if least else "repeats='keep', which counts seen ones"
-            )
-            raise PromptrecError(
-                f"{n} negatives are asked for where a target has {least} items left that may be "
-                f"negatives: ask for {says}."
-            )
-        more = _race(popularity, free, n, generator)
-        behind = np.arange(n) - found  # how many places after the last one found
-        filled = np.take_along_axis(more, behind.clip(0), 1)
-        out[short] = np.where(behind < 0, out[short], filled)
+    drawn = _items_at(place[short], total)
+    theirs = _pairs_of(short, len(place), row, item)
+    out[short] = _first_untouched(drawn, *theirs, n, V)
+
+    first = 0
+    for generator, rows in blocks:
+        some = np.flatnonzero((first <= short) & (short < first + rows) & (out[short, -1] < 0))
+        if len(some):
+            pairs = _pairs_of(some, len(short), *theirs)
+            found = out[short[some]]
+            out[short[some]] = _raced(popularity, drawn[some], *pairs, found, generator)
+        first += rows
     return out
+
+
+def _raced(
+    popularity: np.ndarray,
+    drawn: np.ndarray,
+    row: np.ndarray,
+    item: np.ndarray,
+    out: np.ndarray,  # negatives found, -1 behind the last one [S, n]
+    generator: np.random.Generator,
+) -> np.ndarray:
+    "`out` of S rows filled by a race; `drawn` [S, m] are all draws of the rows."
+    n = out.shape[1]
+    free = _free(drawn, row, item, popularity > 0)
+    found = (out >= 0).sum(1, keepdims=True)
+    least = int((free.sum(1) + found[:, 0]).min())
+    if least < n:
+        says = f"negatives={least} or fewer" if least else "repeats='keep', which counts seen ones"
+        raise PromptrecError(
+            f"{n} negatives are asked for where a target has {least} items left that may be "
+            f"negatives: ask for {says}."
+        )
+    more = _race(popularity, free, n, generator)
+    behind = np.arange(n) - found  # how many places after the last one found
+    return np.where(behind < 0, out, np.take_along_axis(more, behind.clip(0), 1))
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c013
 def barred(split: Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -122,12 +227,15 @@ def room(split: Split, weight: np.ndarray, part: str = "test") -> np.ndarray:
     """The most negatives each target of `part` can have [n]: how many items have a `weight` [V]
     above zero and are not `barred`.
     """
-    rows, V, known = split.rows(part), split.dataset.n_items, weight > 0
-    place, item = barred(split, rows)
-    pair = np.sort(place.astype(np.int64) * V + item)
-    # each (target, item) once: users come back to items
-    place, item = np.divmod(pair[np.diff(pair, prepend=-1) > 0], V)
-    return known.sum() - np.bincount(place[known[item]], minlength=len(rows))
+    ds, rows, known = split.dataset, split.rows(part), weight > 0
+    taken = np.zeros(len(rows), np.int64)
+    for some in piece_slices(np.diff(ds.offsets)[ds.user[rows]]):
+        place, item = barred(split, rows[some])
+        pair = np.sort(place.astype(np.int64) * ds.n_items + item)
+        # each (target, item) once: users come back to items
+        place, item = np.divmod(pair[np.diff(pair, prepend=-1) > 0], ds.n_items)
+        taken[some] = np.bincount(place[known[item]], minlength=some.stop - some.start)
+    return known.sum() - taken
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #b1739d91
 # how negatives are drawn -> weight of each item [V]
@@ -166,11 +274,18 @@ def _too_many(split: Split, n: int, kind: str) -> str:
     )
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c016
-_CELLS = 4_000_000  # users x items held at once; another number draws other candidates
+_CELLS = (
+    4_000_000  # users x items that a generator draws for; another number draws other candidates
+)
+_TOGETHER = 4096  # users that are drawn for together where the catalogue is large
 
 
 def negatives_of(
-    split: Split, rows: np.ndarray, n: int, weight: np.ndarray, generator: np.random.Generator
+    split: Split,
+    rows: np.ndarray,
+    n: int,
+    weight: np.ndarray,
+    generator: np.random.Generator,
 ) -> np.ndarray:
     """For the target at each of `rows` [B] of the data set, `n` items that are not `barred`, drawn
     by `weight` [V] without replacement, int32 [B, n].
@@ -183,13 +298,41 @@ def _draw(split: Split, part: str, n: int, seed: int, kind: str) -> Candidates:
     V, rows, weight = split.dataset.n_items, split.rows(part), _WEIGHTS[kind](split)
     if not 1 <= n <= room(split, weight, part).min():
         raise PromptrecError(_too_many(split, n, kind))
-    items = np.empty((len(rows), n + 1), np.int32)
-    items[:, 0] = split.targets(part)
-    step = max(1, _CELLS // V)
-    for a in range(0, len(rows), step):
-        generator = rng(seed, PARTS.index(part), a)
-        items[a : a + step, 1:] = negatives_of(split, rows[a : a + step], n, weight, generator)
-    return Candidates(f"{kind}-{n}", items)
+    total, step = np.cumsum(weight), max(1, _CELLS // V)
+    together = step if V <= _WIDE * 4 * n else step * -(-_TOGETHER // step)
+
+    def blocks() -> Iterator[np.ndarray]:
+        for first in range(0, len(rows), together):
+            some = rows[first : first + together]
+            drawn_by = []
+            for a in range(first, first + len(some), step):
+                generator = rng(seed, PARTS.index(part), a)
+                drawn_by.append((generator, min(step, len(rows) - a)))
+            negatives = _draw_blocks(weight, total, *barred(split, some), n, drawn_by)
+            yield np.column_stack([split.dataset.item[some], negatives]).reshape(-1)
+
+    name, shape = f"{kind}-{n}", (len(rows), n + 1)
+    if not isinstance(split.dataset.item, np.memmap):
+        return Candidates(name, np.concatenate(list(blocks())).reshape(shape))
+    call = f"{file_name(split.dataset.name)}-{split.hash[:16]}-{part}-{name}-seed{seed}.npy"
+    return Candidates(name, _on_disk(cache_dir() / "large" / call, blocks(), shape, split, part))
+
+
+def _on_disk(
+    path: Path, blocks: Iterator[np.ndarray], shape: tuple[int, int], split: Split, part: str
+) -> np.ndarray:
+    "Candidates [targets, n+1] in a file, memory-mapped; written where it is not there, whole."
+    if path.is_file():
+        with suppress(OSError, ValueError):  # a damaged file is written anew
+            items = np.load(path, mmap_mode="r", allow_pickle=False)
+            if items.shape == shape and np.array_equal(items[:, 0], split.targets(part)):
+                return items
+    with atomic_path(path) as tmp, open(tmp, "wb") as file:
+        facts = {"descr": "<i4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, facts)
+        for block in blocks:
+            block.astype("<i4").tofile(file)
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c017
 def popularity_candidates(
@@ -251,6 +394,9 @@ def draw_candidates(split: Split, name: str) -> dict[str, Candidates]:
     return {part: draw(split, part, int(n)) for part in PARTS}
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c027
+_TABLE_ROWS = 10_000  # targets that are written together
+
+
 def save_candidates(c: Candidates, split: Split, part: str, folder: str | Path) -> Path:
     """Write candidates of a part as Parquet, one row a target: raw ids of `user`, `target` and
     `negatives` (a list). Returns the file, which is named by the hash; one that is there is left
@@ -260,14 +406,18 @@ def save_candidates(c: Candidates, split: Split, part: str, folder: str | Path) 
     path = Path(folder) / f"{file_name(ds.name)}-{part}-{c.name}-{c.hash[:8]}.parquet"
     if path.exists():
         return path
-    raw_id = ds.items["item_id"].to_numpy()
-    table = pd.DataFrame(
-        {
-            "user": ds.users[split.users(part)],
-            "target": raw_id[c.items[:, 0]],
-            "negatives": list(raw_id[c.items[:, 1:]]),
-        }
-    )
-    with atomic_path(path) as tmp:
-        table.to_parquet(tmp, index=False)
+    raw_id, users = pa.array(ds.items["item_id"]), split.users(part)
+    kinds = {"user": pa.array(ds.users[:1]).type, "target": raw_id.type}
+    schema = pa.schema(kinds | {"negatives": pa.list_(raw_id.type)})
+    with atomic_path(path) as tmp, pq.ParquetWriter(tmp, schema) as writer:
+        for a in range(0, len(c), _TABLE_ROWS):
+            some, n = c.items[a : a + _TABLE_ROWS], c.items.shape[1] - 1
+            negatives = raw_id.take(pa.array(some[:, 1:].reshape(-1)))
+            ends = pa.array(np.arange(len(some) + 1, dtype=np.int32) * n)
+            columns = {
+                "user": pa.array(ds.users[users[a : a + _TABLE_ROWS]], kinds["user"]),
+                "target": raw_id.take(pa.array(some[:, 0])),
+                "negatives": pa.ListArray.from_arrays(ends, negatives),
+            }
+            writer.write_table(pa.table(columns, schema))
     return path

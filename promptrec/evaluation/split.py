@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'REPEATS', 'SPLITS', 'Histories', 'histories_at', 'in_random_order', 'with_mixed_ratings', 'Split',
-           'leave_one_out', 'by_users', 'by_time']
+           'leave_one_out', 'by_users', 'by_time', 'save_split', 'load_split']
 
 # %% ../../nbs/2_evaluation/01_split.ipynb #c002
-from collections.abc import Callable
+import json
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from promptrec.core import (
     PromptrecError,
+    atomic_path,
     check_name,
     offsets_of,
     ragged_arange,
@@ -22,7 +26,7 @@ from promptrec.core import (
     sha256,
     split_8_1_1,
 )
-from ..data.dataset import Dataset
+from ..data.dataset import Dataset, counts_of, end_to_end, piece_slices
 
 # %% ../../nbs/2_evaluation/01_split.ipynb #c006
 @dataclass(frozen=True, eq=False)
@@ -59,8 +63,14 @@ class Histories:
 # %% ../../nbs/2_evaluation/01_split.ipynb #c007
 def histories_at(ds: Dataset, start: np.ndarray, stop: np.ndarray) -> Histories:
     "The rows `start[b] .. stop[b]-1` [B] of a data set as histories."
-    rows = ragged_arange(start, stop)
-    return Histories(ds.item[rows], ds.rating[rows], offsets_of(stop - start))
+    blocks = list(piece_slices(stop - start))
+
+    def pieces(column: np.ndarray) -> Iterator[np.ndarray]:
+        for some in blocks:
+            yield column[ragged_arange(start[some], stop[some])]
+
+    item, rating = (end_to_end(pieces(column), column) for column in (ds.item, ds.rating))
+    return Histories(item, rating, offsets_of(stop - start))
 
 # %% ../../nbs/2_evaluation/01_split.ipynb #hx0001
 def in_random_order(histories: Histories, seed: int = 0) -> Histories:
@@ -128,7 +138,10 @@ class Split:
 
     def histories(self, part: str) -> Histories:
         "What a model is shown for each target: the `max_history` latest items before it."
-        return self.past(part).last(self.max_history)
+        rows, start = self.rows(part), self.dataset.offsets[self.users(part)]
+        if self.max_history is not None:
+            start = np.maximum(start, rows - self.max_history)
+        return histories_at(self.dataset, start, rows)
 
     def repeated(self, part: str) -> np.ndarray:
         "Whether each target's user touched it before, bool [n]."
@@ -145,7 +158,12 @@ class Split:
     @cached_property
     def popularity(self) -> np.ndarray:
         "How often each item occurs in training, int64 [V]."
-        return np.bincount(self.dataset.item[self.train_rows], minlength=self.dataset.n_items)
+        ds, counts = self.dataset, np.zeros(self.dataset.n_items, np.int64)
+        start = ds.offsets[:-1]
+        for users in piece_slices(self.train_end):
+            rows = ragged_arange(start[users], start[users] + self.train_end[users])
+            counts += np.bincount(ds.item[rows], minlength=ds.n_items)
+        return counts
 
     @cached_property
     def hash(self) -> str:
@@ -211,8 +229,8 @@ def by_time(ds: Dataset, t1: float | None = None, t2: float | None = None) -> Sp
             "split='leave-one-out'."
         )
     # interactions of each user before t1, before t2, and in all [U]
-    before_1 = np.bincount(ds.user[time < t1], minlength=ds.n_users)
-    before_2 = np.bincount(ds.user[time < t2], minlength=ds.n_users)
+    before_1 = counts_of(ds.user, ds.n_users, time < t1)
+    before_2 = counts_of(ds.user, ds.n_users, time < t2)
     n = np.diff(ds.offsets)
     start = ds.offsets[:-1]
     valid = (start + before_1)[(before_1 > 0) & (before_2 > before_1)]
@@ -225,3 +243,29 @@ SPLITS: dict[str, Callable[..., Split]] = {
     "users": by_users,
     "time": by_time,
 }
+
+# %% ../../nbs/2_evaluation/01_split.ipynb #ba20982f
+def save_split(split: Split, path: str | Path) -> None:
+    "Write a split as npz: `train_end` [U], `valid`, `test`, and its rule and hash as JSON."
+    rule = {name: getattr(split, name) for name in _RULE} | {"hash": split.hash}
+    arrays = {name: getattr(split, name) for name in ("train_end", *PARTS)}
+    with atomic_path(path) as tmp, open(tmp, "wb") as file:
+        np.savez(file, rule=np.array(json.dumps(rule)), **arrays)
+
+
+_RULE = ("name", "max_history", "min_history", "repeats")
+
+
+def load_split(ds: Dataset, path: str | Path) -> Split:
+    "The split of `ds` in a file; raises `PromptrecError` where it is damaged, or of other data."
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            rule = json.loads(str(file["rule"]))
+            arrays = {name: file[name] for name in ("train_end", *PARTS)}
+        split = Split(ds, **arrays, **{name: rule[name] for name in _RULE})
+        whole = split.hash == rule["hash"]
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as e:
+        raise PromptrecError(f"{path}: not a whole split ({e}). Write it again.") from e
+    if not whole:
+        raise PromptrecError(f"{path} is a split of other data than {ds.name}. Make it again.")
+    return split
