@@ -95,10 +95,11 @@ def convert(folder):
         print(what, took[what], peak.most, flush=True, file=sys.stderr)
 
     os.environ["PROMPTREC_LARGE"] = "0"
+    from promptrec.data.download import cache_dir
     from promptrec.data.filters import keep_users
     from promptrec.data.large import open_folder
     from promptrec.evaluation.candidates import draw_candidates
-    from promptrec.evaluation.split import leave_one_out
+    from promptrec.evaluation.split import leave_one_out, save_split
 
     lap("import")
     ds = open_folder(folder)
@@ -109,6 +110,7 @@ def convert(folder):
     lap("users with five interactions")
     split = leave_one_out(kept)
     hashed = split.hash
+    save_split(split, cache_dir() / "large" / f"{kept.name}.split.npz")
     lap("split, and its hash")
     candidates = draw_candidates(split, "popularity-100")
     lap("candidates of both parts")
