@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_large', 'open_stored', 'open_folder', 'open_amazon']
 
-# %% ../../nbs/1_data/13_large.ipynb #b46d1e17
+# %% ../../nbs/1_data/13_large.ipynb #cd473908
 import codecs
 import gc
 import json
@@ -46,7 +46,7 @@ from promptrec.data.parsing import (
     rows_of,
 )
 
-# %% ../../nbs/1_data/13_large.ipynb #ba5c8009
+# %% ../../nbs/1_data/13_large.ipynb #ffe0447f
 _LARGE = 500_000_000  # bytes
 
 
@@ -90,7 +90,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 _MEMORY = "900MB"  # of DuckDB; what does not fit goes to the disk
 
-# %% ../../nbs/1_data/13_large.ipynb #619a53bf
+# %% ../../nbs/1_data/13_large.ipynb #1d5f1d1e
 _COLUMNS = {"user": "<i4", "item": "<i4", "rating": "<f4", "timestamp": "<f8"}
 _FACTS = "dataset.json"
 _FORMAT = 1  # of the folder; another number makes all of them anew
@@ -123,7 +123,7 @@ def _write_columns(folder: Path, kinds: dict[str, str], pieces: Iterable[dict]) 
             file.close()
     return rows
 
-# %% ../../nbs/1_data/13_large.ipynb #7c9c8b41
+# %% ../../nbs/1_data/13_large.ipynb #9c18f4ec
 def _write_names(path: Path, batches: Iterable[pa.Array]) -> None:
     "Write texts as an Arrow file, which can be memory-mapped."
     schema = pa.schema({"id": pa.large_string()})
@@ -163,7 +163,7 @@ def _tuples(lists: pa.ChunkedArray) -> list[tuple[str, ...]]:
                 rows.append(seen.setdefault(tuple(names), tuple(names)))
     return rows
 
-# %% ../../nbs/1_data/13_large.ipynb #c474eb8e
+# %% ../../nbs/1_data/13_large.ipynb #a798fe36
 def _write_facts(folder: Path, ds_facts: dict[str, Any]) -> None:
     "Write the JSON file of a data set on disk, when all other files are there."
     hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
@@ -211,7 +211,7 @@ def open_stored(folder: str | Path) -> Dataset:
             raise
         raise PromptrecError(f"{folder} is damaged ({e}). {again}") from e
 
-# %% ../../nbs/1_data/13_large.ipynb #2050c035
+# %% ../../nbs/1_data/13_large.ipynb #c5d49d7b
 def _made_once(name: str, sources: list[Path], what: str, make: Callable[[Path], None]) -> Dataset:
     """The data set on disk of these source files, which `make(folder)` writes if it is not there.
 
@@ -268,7 +268,7 @@ def _not_written(place: Path, says: object) -> PromptrecError:
         "the unpacked files there: free some, or set XDG_CACHE_HOME to a folder on a larger disk."
     )
 
-# %% ../../nbs/1_data/13_large.ipynb #5ba8ceeb
+# %% ../../nbs/1_data/13_large.ipynb #d994328a
 @dataclass(frozen=True)
 class _Staged:
     "Rows in DuckDB's table `rows`: user, item, rating, time, exact, place; and how they are meant."
@@ -308,7 +308,7 @@ def _number(staged: _Staged, column: str, as_text: bool = False) -> pa.ChunkedAr
     reader = staged.con.sql(f"SELECT id FROM {column}s ORDER BY number").to_arrow_reader(1 << 17)
     return pa.chunked_array([batch.column(0) for batch in reader], type=reader.schema.types[0])
 
-# %% ../../nbs/1_data/13_large.ipynb #b9b467e7
+# %% ../../nbs/1_data/13_large.ipynb #f22701e2
 def _sorted_pieces(staged: _Staged, items_as_text: bool, by_exact: bool) -> Iterator[dict]:
     "Rows in the order of the data set, in pieces: user, item, rating, timestamp, exact."
     item = "r.item::VARCHAR" if items_as_text else "r.item"
@@ -371,7 +371,7 @@ def _joined(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> dict[str,
     "The rows of one, then those of the other."
     return {name: np.concatenate([one[name], two[name]]) for name in one}
 
-# %% ../../nbs/1_data/13_large.ipynb #ce0ea72c
+# %% ../../nbs/1_data/13_large.ipynb #d5c64966
 _Catalogue = Callable[[pd.Series], tuple[pd.DataFrame, dict[str, int]]]
 
 
@@ -415,7 +415,7 @@ def _write_dataset(
     }
     _write_facts(place, facts)
 
-# %% ../../nbs/1_data/13_large.ipynb #08585505
+# %% ../../nbs/1_data/13_large.ipynb #0b15356a
 @dataclass(frozen=True)
 class _Assumed:
     "What holds for all blocks as long as none shows otherwise."
@@ -437,7 +437,7 @@ class _Otherwise(Exception):
 _TEXT_BLOCK = 1 << 25  # bytes of text that are looked at together
 _PARQUET_BLOCK = 1 << 19  # rows
 
-# %% ../../nbs/1_data/13_large.ipynb #1e208a18
+# %% ../../nbs/1_data/13_large.ipynb #cac9d888
 def _whole_records(blocks: Iterable[bytes], form: custom._Format) -> Iterator[bytes]:
     "Blocks of lines as blocks of records: a quoted field may have line breaks."
     rest = b""
@@ -490,7 +490,7 @@ def _chained(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
         yield first
     yield from others
 
-# %% ../../nbs/1_data/13_large.ipynb #65e779c5
+# %% ../../nbs/1_data/13_large.ipynb #d0af3705
 def _header_line(path: Path, start: bytes) -> tuple[str, bytes]:
     "The first line of a file that begins with `start`, as text, and the rest of `start`."
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
@@ -522,7 +522,7 @@ def _check_quotes(
             raise
         raise _Otherwise(replace(assumed, escape=e)) from None
 
-# %% ../../nbs/1_data/13_large.ipynb #28871447
+# %% ../../nbs/1_data/13_large.ipynb #0c02309b
 def _parquet_tables(
     path: Path, choose: Callable[[Path, list[str]], dict[str, str]]
 ) -> Iterator[custom._Table]:
@@ -586,7 +586,7 @@ def _part_tables(part: Path, is_parquet: bool, assumed: _Assumed) -> Iterator[cu
         return custom._json_tables(part, choose)
     return _delimited_tables(part, custom._CSV_FORMATS, choose, assumed)
 
-# %% ../../nbs/1_data/13_large.ipynb #5541bc88
+# %% ../../nbs/1_data/13_large.ipynb #bba62817
 _BOUNDS = np.array([first * ticks for ticks in custom._UNITS.values() for first in (1e8, 1e10)])
 
 
@@ -620,7 +620,7 @@ class _Clock:
         if self.scientific is None:
             self.scientific = self.rows + int(there.argmax())
 
-# %% ../../nbs/1_data/13_large.ipynb #2f92bbe4
+# %% ../../nbs/1_data/13_large.ipynb #7f8ba8a7
 def _block_ids(table: custom._Table, column: str, assumed: _Assumed) -> pa.ChunkedArray:
     "Ids of a block: int64 as long as all are whole numbers, else text."
     ids = custom._ids(table, column)
@@ -653,7 +653,7 @@ def _block_ratings(table: custom._Table, assumed: _Assumed) -> np.ndarray:
         raise table.bad_row("rating", row, "this is no rating", custom._ONLY_NUMBERS)
     return rating.astype(np.float32)
 
-# %% ../../nbs/1_data/13_large.ipynb #a7d5a224
+# %% ../../nbs/1_data/13_large.ipynb #c0159d11
 def _block_times(
     table: custom._Table, assumed: _Assumed, clock: _Clock
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -715,7 +715,7 @@ def _exact(text: pa.ChunkedArray, numbers: np.ndarray, assumed: _Assumed) -> np.
         raise _Otherwise(replace(assumed, exact=weaker))
     return exact
 
-# %% ../../nbs/1_data/13_large.ipynb #9db69cc2
+# %% ../../nbs/1_data/13_large.ipynb #04c6c973
 def _checked_blocks(path: Path, assumed: _Assumed, clock: _Clock) -> Iterator[pa.Table]:
     "Blocks of checked rows of one's own interactions."
     for table in _own_tables(path, assumed):
@@ -741,7 +741,7 @@ def _stage_own(con: Any, path: Path) -> tuple[_Staged, _Assumed, _Clock]:
         except _Otherwise as e:
             assumed = e.assumed
 
-# %% ../../nbs/1_data/13_large.ipynb #d0283f20
+# %% ../../nbs/1_data/13_large.ipynb #2509be8f
 def _unit(staged: _Staged, clock: _Clock) -> str:
     "The unit in which the middle time is a date from 1973 to 2286, as `custom` finds it."
 
@@ -792,7 +792,7 @@ def _refuse_clocks(
     if clock.scientific is not None and clock.last_digit >= least:
         raise refuse(clock.scientific, *custom._LOST_DIGITS)
 
-# %% ../../nbs/1_data/13_large.ipynb #8ac512be
+# %% ../../nbs/1_data/13_large.ipynb #127dd669
 def _without_impossible(
     staged: _Staged, as_dates: bool, notes: dict[str, int], refuse: Callable[..., PromptrecError]
 ) -> _Staged:
@@ -816,7 +816,7 @@ def _without_impossible(
     notes["impossible times dropped"] = n - good
     return replace(staged, possible=possible)
 
-# %% ../../nbs/1_data/13_large.ipynb #de06fcf8
+# %% ../../nbs/1_data/13_large.ipynb #1ae0952b
 @contextmanager
 def _database(folder: Path) -> Iterator[Any]:
     "A connection to a DuckDB database in a folder; DuckDB's errors are `PromptrecError` outside."
@@ -850,7 +850,7 @@ def open_folder(folder: str | Path) -> Dataset:
     make = partial(_make_own, folder=folder, first=first, second=second)
     return _made_once(folder.name, sources, f"{folder.name} {names}", make)
 
-# %% ../../nbs/1_data/13_large.ipynb #2d823b5c
+# %% ../../nbs/1_data/13_large.ipynb #809e24f9
 def _make_own(tmp: Path, folder: Path, first: Path, second: Path) -> None:
     "Write the data set on disk of a folder's interactions and items."
     domain, notes = custom._read_domain(folder), dict[str, int]()
@@ -882,7 +882,7 @@ def _make_own(tmp: Path, folder: Path, first: Path, second: Path) -> None:
         repeats = "duplicate rows dropped"
         _write_dataset(tmp, folder.name, domain, staged, notes, repeats, catalogue, as_text)
 
-# %% ../../nbs/1_data/13_large.ipynb #18170834
+# %% ../../nbs/1_data/13_large.ipynb #b40dbf76
 def _review_blocks(path: Path, year: int) -> Iterator[tuple[pd.DataFrame, bytes, int]]:
     """Blocks of reviews as `amazon.read_reviews` has them, with the odd ones; of each block its
     lines, and the number of the first.
@@ -927,7 +927,7 @@ def _without_header(path: Path, block: bytes, release: amazon._Release) -> tuple
         raise bad_line(path, 1, says, line.decode("utf-8", "replace"))
     return block, 2
 
-# %% ../../nbs/1_data/13_large.ipynb #39305dff
+# %% ../../nbs/1_data/13_large.ipynb #2716d668
 def _line_in(block: bytes, first: int, row: int) -> tuple[int, str]:
     "Number and text of the line that has `row` non-blank lines before it in a block of lines."
     lines = enumerate(block.split(b"\n"), first)
@@ -978,7 +978,7 @@ def _as_block(rows: pd.DataFrame) -> pa.Table:
         }
     )
 
-# %% ../../nbs/1_data/13_large.ipynb #fafb6960
+# %% ../../nbs/1_data/13_large.ipynb #0e8fcb46
 def open_amazon(
     name: str,  # a data set, one of `AMAZON_SETS`
     data_dir: str | Path | None = None,  # your folder; None: the variable PROMPTREC_DATA names it

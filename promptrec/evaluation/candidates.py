@@ -8,7 +8,6 @@ __all__ = ['CANDIDATES', 'Candidates', 'draw_negatives', 'barred', 'room', 'nega
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c002
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -295,44 +294,48 @@ def negatives_of(
 
 def _draw(split: Split, part: str, n: int, seed: int, kind: str) -> Candidates:
     "Each target of `part`, then its `n` negatives, drawn as `kind` says."
+    name, shape = f"{kind}-{n}", (len(split.rows(part)), n + 1)
+    if not isinstance(split.dataset.item, np.memmap):
+        blocks = list(_drawn_blocks(split, part, n, seed, kind))
+        return Candidates(name, np.concatenate(blocks))
+    file = f"{file_name(split.dataset.name)}-{split.hash[:16]}-{part}-{name}-seed{seed}.npy"
+    path = cache_dir() / "large" / file
+    items = _on_disk(path, shape, split.targets(part))
+    if items is None:
+        with atomic_path(path) as tmp, open(tmp, "wb") as out:
+            facts = {"descr": "<i4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(out, facts)
+            for block in _drawn_blocks(split, part, n, seed, kind):
+                block.tofile(out)
+        items = np.load(path, mmap_mode="r", allow_pickle=False)
+    return Candidates(name, items)
+
+
+def _drawn_blocks(split: Split, part: str, n: int, seed: int, kind: str) -> Iterator[np.ndarray]:
+    "Targets and negatives in blocks, int32 [B, n+1]; raises where a target has too few."
     V, rows, weight = split.dataset.n_items, split.rows(part), _WEIGHTS[kind](split)
     if not 1 <= n <= room(split, weight, part).min():
         raise PromptrecError(_too_many(split, n, kind))
     total, step = np.cumsum(weight), max(1, _CELLS // V)
     together = step if V <= _WIDE * 4 * n else step * -(-_TOGETHER // step)
-
-    def blocks() -> Iterator[np.ndarray]:
-        for first in range(0, len(rows), together):
-            some = rows[first : first + together]
-            drawn_by = []
-            for a in range(first, first + len(some), step):
-                generator = rng(seed, PARTS.index(part), a)
-                drawn_by.append((generator, min(step, len(rows) - a)))
-            negatives = _draw_blocks(weight, total, *barred(split, some), n, drawn_by)
-            yield np.column_stack([split.dataset.item[some], negatives]).reshape(-1)
-
-    name, shape = f"{kind}-{n}", (len(rows), n + 1)
-    if not isinstance(split.dataset.item, np.memmap):
-        return Candidates(name, np.concatenate(list(blocks())).reshape(shape))
-    call = f"{file_name(split.dataset.name)}-{split.hash[:16]}-{part}-{name}-seed{seed}.npy"
-    return Candidates(name, _on_disk(cache_dir() / "large" / call, blocks(), shape, split, part))
+    for first in range(0, len(rows), together):
+        some = rows[first : first + together]
+        starts = range(first, first + len(some), step)
+        generators = [rng(seed, PARTS.index(part), a) for a in starts]
+        sizes = [min(step, len(rows) - a) for a in starts]
+        pairs = barred(split, some)
+        negatives = _draw_blocks(weight, total, *pairs, n, list(zip(generators, sizes)))
+        yield np.column_stack([split.dataset.item[some], negatives]).astype("<i4")
 
 
-def _on_disk(
-    path: Path, blocks: Iterator[np.ndarray], shape: tuple[int, int], split: Split, part: str
-) -> np.ndarray:
-    "Candidates [targets, n+1] in a file, memory-mapped; written where it is not there, whole."
-    if path.is_file():
-        with suppress(OSError, ValueError):  # a damaged file is written anew
-            items = np.load(path, mmap_mode="r", allow_pickle=False)
-            if items.shape == shape and np.array_equal(items[:, 0], split.targets(part)):
-                return items
-    with atomic_path(path) as tmp, open(tmp, "wb") as file:
-        facts = {"descr": "<i4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, facts)
-        for block in blocks:
-            block.astype("<i4").tofile(file)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+def _on_disk(path: Path, shape: tuple[int, int], targets: np.ndarray) -> np.ndarray | None:
+    "Candidates in a file, memory-mapped; None where they are not there, or not of these targets."
+    try:
+        items = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    same = items.shape == shape and items.dtype == np.int32
+    return items if same and np.array_equal(items[:, 0], targets) else None
 
 # %% ../../nbs/2_evaluation/02_candidates.ipynb #c017
 def popularity_candidates(
