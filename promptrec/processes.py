@@ -99,9 +99,13 @@ def in_any(flag: bool) -> bool:
     return bool(reduce(torch.tensor(int(flag), device=here.device), "sum"))
 
 # %% ../nbs/0_core/04_processes.ipynb #4a090764
+# what gloo says, whose errors have no class of their own
+_GLOO = re.compile("gloo|pair closure|closed by peer|reset by peer|Timed out waiting")
+
+
 def _is_about_others(error: RuntimeError) -> bool:
-    "Whether an error comes from the exchange between processes: gloo's have no class of their own."
-    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+    "Whether an error comes from the exchange between processes."
+    return isinstance(error, torch.distributed.DistError) or bool(_GLOO.search(str(error)))
 
 
 @contextmanager

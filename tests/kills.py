@@ -36,7 +36,8 @@ import psutil
 
 from promptrec.data.download import SOURCES, Archive, Files, Source, locate
 from promptrec.experiments import run as runs
-from promptrec.experiments.grid import missing, run_all
+from promptrec.experiments.engine import run_all
+from promptrec.experiments.grid import missing
 from promptrec.experiments.search import search
 from promptrec.predict import recommend, tables
 

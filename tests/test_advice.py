@@ -212,7 +212,7 @@ FILES = {
     ),
     "another compression": (
         {"interactions.csv": None, "interactions.csv/part-0.csv.bz2": b"BZh9"},
-        "Write CSV, plain or with gzip, or Parquet",
+        "Write CSV or JSON lines, plain or with gzip or zstd, or Parquet",
         in_parts(*(table(HEAD, half) for half in HALVES)),
         parquet(as_parquet()),
     ),

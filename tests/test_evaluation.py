@@ -24,6 +24,7 @@ from promptrec.evaluation.stats import bootstrap
 from promptrec.experiments import run as run_module
 from promptrec.experiments.parameters import configure
 from promptrec.experiments.records import (
+    RECORD_SCHEMA,
     git_state,
     package_versions,
     read_record,
@@ -274,7 +275,7 @@ RECORD = dict(
 def test_a_record_is_checked_in_every_field(tmp_path):
     path = write_record(RECORD, RANKS, tmp_path)
     whole = json.loads(path.read_text())
-    for key in whole:
+    for key in whole.keys() & set(RECORD_SCHEMA["required"]):
         path.write_text(json.dumps({k: v for k, v in whole.items() if k != key}))
         with pytest.raises(PromptrecError, match=rf"{path.name}: \$: '{key}' is a required"):
             read_record(path)
@@ -333,7 +334,7 @@ def test_a_full_disk_while_writing_the_text(tmp_path, monkeypatch):
 
     with monkeypatch.context() as m:
         m.setattr(Path, "write_text", half)
-        with pytest.raises(PromptrecError, match=r"json: No space left on device"):
+        with pytest.raises(PromptrecError, match=r"Cannot write .*: No space left on device"):
             write_record(RECORD, RANKS, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -345,7 +346,7 @@ def test_a_device_that_is_full(tmp_path, suffix):
     path = write_record(RECORD, RANKS, tmp_path).with_suffix(suffix)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     path.with_name(f".{path.name}.{os.getpid()}.tmp").symlink_to("/dev/full")
-    with pytest.raises(PromptrecError, match=f"{suffix}: .*No space left on device"):
+    with pytest.raises(PromptrecError, match=rf"{path.stem}\..*: No space left on device"):
         write_record(RECORD, RANKS[::-1], tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 

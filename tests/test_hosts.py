@@ -248,7 +248,7 @@ def test_a_cut_cable_and_a_killed_process_stop_both_hosts_and_the_run_goes_on(wh
     hosts.cable("up")
     assert codes == [1, 1] and SECONDS - 1 < seconds < SECONDS + 30
     for i, said in enumerate(hosts.said("cut")):
-        assert f"Error: A process on host-{i} has lost another one: Timed out waiting" in said
+        assert f"Error: A process on host-{i} has lost another one: " in said, said
         assert "(0 on host-0, 1 on host-1)" in said and "with resume=true" in said
         assert "PromptrecError: A process" in said[said.index("Root Cause") :]  # torchrun's summary
 

@@ -187,7 +187,7 @@ def open_stored(folder: str | Path) -> Dataset:
         if facts["format"] != _FORMAT or not {f"{name}.npy" for name in _COLUMNS} <= set(hashes):
             raise PromptrecError(f"{folder} is of another version. {again}")
         for name, known in hashes.items():
-            if file_sha256(folder / name) != known:
+            if not (folder / name).is_file() or file_sha256(folder / name) != known:
                 raise PromptrecError(f"{folder / name} is damaged. {again}")
         columns = {}
         for name in _COLUMNS:

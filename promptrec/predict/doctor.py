@@ -258,6 +258,7 @@ VARIABLES = {
     "OPENAI_API_KEY": "the key of the server that model=chat asks",
     "ACCELERATE_USE_CPU": "true: leave the GPU alone",
     "PROMPTREC_TIMEOUT": "seconds that a process of several waits for the others; 600 if unset",
+    "PROMPTREC_LARGE": "bytes from which on data are read by way of the disk; 500 MB if unset",
     "OMP_NUM_THREADS": "how many threads torch has",
     "CUDA_VISIBLE_DEVICES": "which GPUs there are",
     "CXX": "the compiler of torch.compile",
