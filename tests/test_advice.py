@@ -296,6 +296,8 @@ def test_every_name_that_a_file_may_have(table_name, tmp_path):
             (folder / "shop.inter").write_text(text)
         elif "parquet" in name:
             frame.to_parquet(folder / name)
+        elif "jsonl" in name:
+            frame.to_json(folder / name, orient="records", lines=True)
         else:
             frame.to_csv(folder / name, sep="\t" if "tsv" in name else ",", index=False)
         assert len(read_folder(folder)) == len(SHOP)
