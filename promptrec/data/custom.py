@@ -152,7 +152,7 @@ def _records(text: str, form: _Format) -> Any:
         escapechar=form.escape,
     )
 
-
+# %% ../../nbs/1_data/10_custom.ipynb #5adaa4ba
 def _records_in(
     path: Path, body: bytes, form: _Format, first: int = 1
 ) -> Iterator[tuple[int, list[str]]]:
@@ -443,7 +443,7 @@ def _refuse_unread(part: Path) -> None:
             "zstd, or Parquet."
         )
 
-
+# %% ../../nbs/1_data/10_custom.ipynb #1d396bb8
 def _read_part(
     part: Path, is_parquet: bool, choose: Callable[[Path, list[str]], dict[str, str]]
 ) -> _Table:
@@ -679,7 +679,7 @@ class _Times:
 
 _ALL_DIGITS = "times need all their digits: whole numbers, float64 or dates"
 
-
+# %% ../../nbs/1_data/10_custom.ipynb #c135c40a
 def _times_of_numbers(table: _Table, column: str) -> _Times:
     "Times that are written as numbers."
     raw, numbers = table.columns[column], _numbers(table, column).to_numpy()

@@ -332,7 +332,7 @@ def _kept(column: np.ndarray, keep: np.ndarray, number: np.ndarray | None = None
 
     return end_to_end(pieces(), column)
 
-
+# %% ../../nbs/1_data/01_dataset.ipynb #6de25164
 def select(
     ds: Dataset,
     keep: np.ndarray,  # which rows stay, bool [n]

@@ -173,7 +173,7 @@ def _write_facts(folder: Path, ds_facts: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
 
-
+# %% ../../nbs/1_data/12_large.ipynb #d1e0ab35
 def open_stored(folder: str | Path) -> Dataset:
     """The data set in a folder that `open_folder` or `open_amazon` wrote, memory-mapped.
 
@@ -249,7 +249,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
-
+# %% ../../nbs/1_data/12_large.ipynb #605e05ef
 def _if_whole(folder: Path) -> Dataset | None:
     "The data set in a folder; None where there is none, or a damaged one, which is removed."
     if not folder.exists():
@@ -344,7 +344,7 @@ def _first_ones(rows: dict[str, np.ndarray]) -> np.ndarray:
         stays[tied[order[repeats]]] = False
     return stays
 
-
+# %% ../../nbs/1_data/12_large.ipynb #d52761f3
 def _without_repeats(pieces: Iterable[dict], notes: dict[str, int], note: str) -> Iterator[dict]:
     """The pieces without rows that repeat an earlier one in user, item and exact time; their number
     goes into `notes`, if there are any.
@@ -458,7 +458,7 @@ def _open_quotes(text: bytes, form: custom._Format) -> bool:
     quotes = text.count(b'"') - (text.count(b'\\"') if form.escape else 0)
     return quotes % 2 == 1
 
-
+# %% ../../nbs/1_data/12_large.ipynb #92fe6b23
 def _delimited_tables(
     path: Path,
     forms: tuple[custom._Format, ...],
@@ -551,7 +551,7 @@ def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = values.type
     return values.cast(kind.value_type) if pa.types.is_dictionary(kind) else values
 
-
+# %% ../../nbs/1_data/12_large.ipynb #b63bad0a
 def _own_tables(path: Path, assumed: _Assumed) -> Iterator[custom._Table]:
     "Blocks of interactions of one's own, not empty; raises where parts have not the same columns."
     parts = custom._parts(path)
@@ -681,7 +681,7 @@ def _block_times(
         raise _Otherwise(replace(assumed, nanoseconds=True))
     return exact, microseconds / 1e6
 
-
+# %% ../../nbs/1_data/12_large.ipynb #147d218d
 def _block_numbers(
     table: custom._Table, assumed: _Assumed, clock: _Clock
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -772,7 +772,7 @@ def _first_row(staged: _Staged, which: str) -> int:
     "The first row for which an SQL condition holds."
     return _one_row(staged.con, f"SELECT min(place) FROM rows WHERE {which}")[0]
 
-
+# %% ../../nbs/1_data/12_large.ipynb #dd463210
 def _refuse_clocks(
     staged: _Staged, clock: _Clock, unit: str, refuse: Callable[[int, str, str], PromptrecError]
 ) -> None:
@@ -964,7 +964,7 @@ def _good_reviews(path: Path, year: int, notes: dict[str, int]) -> Iterator[pa.T
     if not n:
         raise PromptrecError(f"{path} has no rows. Fetch it again.")
 
-
+# %% ../../nbs/1_data/12_large.ipynb #6a44d1ce
 def _as_block(rows: pd.DataFrame) -> pa.Table:
     "Reviews as DuckDB gets them."
     rating = rows["rating"].to_numpy(np.float32)

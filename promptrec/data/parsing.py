@@ -112,7 +112,7 @@ def refuse_bomb(path: Path, size: int) -> None:
             "is what it should hold, unpack it by hand."
         )
 
-
+# %% ../../nbs/1_data/03_parsing.ipynb #86cd5e4e
 def read_blocks(path: Path, size: int) -> Iterator[bytes]:
     "The file, unpacked where it is gzip or zstd, in blocks of whole lines of about `size` bytes."
     carry = b""  # the beginning of a line that the block before ended in

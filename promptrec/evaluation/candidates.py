@@ -154,7 +154,7 @@ def draw_negatives(
     total = np.cumsum(popularity)
     return _draw_blocks(popularity, total, row, item, n, [(generator, rows)])
 
-
+# %% ../../nbs/2_evaluation/02_candidates.ipynb #f929bbe8
 def _draw_blocks(
     popularity: np.ndarray,
     total: np.ndarray,  # its cumulative sum
@@ -184,7 +184,7 @@ def _draw_blocks(
         first += rows
     return out
 
-
+# %% ../../nbs/2_evaluation/02_candidates.ipynb #cfe83380
 def _raced(
     popularity: np.ndarray,
     drawn: np.ndarray,
@@ -310,7 +310,7 @@ def _draw(split: Split, part: str, n: int, seed: int, kind: str) -> Candidates:
         items = np.load(path, mmap_mode="r", allow_pickle=False)
     return Candidates(name, items)
 
-
+# %% ../../nbs/2_evaluation/02_candidates.ipynb #5c796c78
 def _drawn_blocks(split: Split, part: str, n: int, seed: int, kind: str) -> Iterator[np.ndarray]:
     "Targets and negatives in blocks, int32 [B, n+1]; raises where a target has too few."
     V, rows, weight = split.dataset.n_items, split.rows(part), _WEIGHTS[kind](split)

@@ -58,7 +58,7 @@ def backbone_path(name: str, data_dir: str | Path | None = None) -> str:
         return str(locate(known, data_dir))
     return str(folder or known)
 
-
+# %% ../../nbs/4_mibert/03_encoder.ipynb #bec57b1d
 def _load(loader: Callable[..., _Loaded], name: str, path: str, **options: object) -> _Loaded:
     "`loader(path, **options)`, or an error that says which backbones are at hand."
     try:

@@ -22,7 +22,14 @@ import pyarrow as pa
 from pyarrow import csv as pacsv
 from pyarrow import parquet as pq
 
-from ..core import PromptrecError, atomic_path, check_name, file_sha256, project_path
+from promptrec.core import (
+    PromptrecError,
+    atomic_path,
+    check_name,
+    file_sha256,
+    project_path,
+    release_memory,
+)
 from ..data.custom import read_items
 from ..data.dataset import Dataset, add_items
 from ..evaluation.metrics import progress_bar
@@ -206,6 +213,7 @@ def best_of_part(
         if repeats != "keep":
             hide_touched(scores, some)
         best = top_items(scores, k)
+        release_memory()  # else blocks of ever new lengths leave ever new holes
         row, place = np.nonzero(best >= 0)
         item = best[row, place]
         found = {"user": block[row], "rank": place + 1, "item": item, "score": scores[row, item]}
