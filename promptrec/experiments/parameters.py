@@ -303,6 +303,17 @@ def _with_pretrained(settings: Any, data_dir: str | None) -> Any:
         settings = replace(settings, **{setting: str(folder or name)})
     return settings
 
+# %% ../../nbs/7_experiments/03_parameters.ipynb #am000001
+def _as_machine_can(run: Run, given: dict[str, Any]) -> Run:
+    "`run` with a preset's weights in bfloat16 kept in float32 where bfloat16 would be far slower."
+    assert run.loop is not None
+    loop = replace(run.loop, precision=pick_precision(run.loop.precision))
+    settings = run.settings
+    if loop.precision == "no" and "half_precision" not in given:
+        if getattr(settings, "half_precision", False):
+            settings = replace(settings, half_precision=False)
+    return replace(run, loop=loop, settings=settings)
+
 # %% ../../nbs/7_experiments/03_parameters.ipynb #719d6347
 def configure(**given: Any) -> Run:
     """A `Run` from parameters by name; None means the value of the preset or of the protocol.
@@ -360,10 +371,8 @@ def configure(**given: Any) -> Run:
     if row.presets is None:
         return run
     loop = _filled(LoopSettings(seed=run.seed, monitor=run.monitor), values)
-    monitor = _known_monitor(run, loop.monitor)
-    return replace(
-        run, loop=replace(loop, monitor=monitor, precision=pick_precision(loop.precision))
-    )
+    run = replace(run, loop=replace(loop, monitor=_known_monitor(run, loop.monitor)))
+    return _as_machine_can(run, given)
 
 # %% ../../nbs/7_experiments/03_parameters.ipynb #c013
 def settings_of(record: dict[str, Any], row: Model, data_dir: str | None = None) -> Any:
@@ -423,8 +432,9 @@ def _origin(name: str, value: Any, run: Run, given: dict[str, Any]) -> str:
         return "the data set's protocol"
     if run.literal and name in run.row.literal:
         return "paper A (literal)"
-    if name in _preset_values(run.row, run):
-        return f"preset {run.preset}"
+    if name in (wanted := _preset_values(run.row, run)):
+        slower = name == "half_precision" and value != wanted[name]
+        return "this machine" if slower else f"preset {run.preset}"
     if run.settings is not None and hasattr(type(run.settings), name):
         return "default" if value == getattr(type(run.settings), name) else f"model {run.model}"
     return "default"

@@ -92,6 +92,7 @@ class SbtRecSettings:
     start: str = "random"  # direction of untrained tokens, one of STARTS (assumption)
     first_weight: float = 1.0  # of an answer's first token in the loss; ours: above 1
     users_per_list: int = 1  # training users who share a list of candidates (ours: above 1)
+    distilled: float = 0.0  # share of training answers that the encoder chooses (ours: above 0)
     levels: int = 3  # L, codebooks; 0: the state is not quantised (paper B, 5.3)
     codes: int = 128  # K, vectors in a codebook (paper B, 5.3)
     linear_aligner: bool = False  # without the GELU layer (the ablation of 5.2)
@@ -119,6 +120,11 @@ class SbtRecSettings:
                 f"users_per_list={self.users_per_list}: users can share what is read before their "
                 "own token alone. Use history_words=False, place='last' and behaviour='sequence' "
                 "or 'both', or users_per_list=1."
+            )
+        if not 0 <= self.distilled <= 1 or self.distilled and self.behaviour == "none":
+            raise PromptrecError(
+                f"distilled={self.distilled}: it is a share, from 0 to 1, of the answers that the "
+                "encoder chooses; a model without behaviour tokens has none. Use distilled=0."
             )
         at_least_one = "layers codes lora_alpha max_items max_tokens negatives examples d"
         check_minimum(self, 1, f"{at_least_one} encoder_epochs beams users_per_list")
@@ -414,6 +420,7 @@ class PromptBatches:
         self.batch_size = batch_size
         self.epochs = epochs
         self.seed = seed
+        self.encoder: Recommender | None = None  # what chooses the `distilled` answers
         each = SequenceBatches(split, settings.max_items, batch_size, seed, each=True)
         self.stop = each.stop  # row behind each target
         self.lengths = each.lengths  # items of the history and the target
@@ -467,12 +474,30 @@ class PromptBatches:
         seed, read = int(generator.integers(2**32)), self.histories(examples)
         users = self.settings.users_per_list
         if users > 1 and prompts is self.prompts:
-            answers = target.reshape(-1, users)
-            x = shared_prompts(prompts, shared_lists(candidates, users), answers, seed)
+            lists = shared_lists(candidates, users)
+            answers = self.answers(read, np.repeat(lists, users, 0), target, generator)
+            x = shared_prompts(prompts, lists, answers.reshape(-1, users), seed)
             return with_states(prompts, x, read)
         words = self.settings.history_words or prompts is self.text
         named = read if words else read.last(0)
-        return hybrid_batch(prompts, named, candidates, target, seed, read)
+        answers = self.answers(read, candidates, target, generator)
+        return hybrid_batch(prompts, named, candidates, answers, seed, read)
+
+    def answers(
+        self,
+        read: Histories,
+        candidates: np.ndarray,
+        target: np.ndarray,
+        generator: np.random.Generator,
+    ) -> np.ndarray:
+        """The items to be answered [B]: `target` [B], or for a share `distilled` of the prompts
+        what the encoder takes for the likeliest of their `candidates` [B, C].
+        """
+        if self.encoder is None or not self.settings.distilled:
+            return target
+        best = self.encoder.score(read, candidates).argmax(1)
+        chosen = candidates[np.arange(len(target)), best]
+        return np.where(generator.random(len(target)) < self.settings.distilled, chosen, target)
 
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c022
 _ENCODER_TRAINING: dict[str, Any] = {
@@ -823,6 +848,7 @@ class SbtRec(Recommender):
             weights = self.encoder.net.state_dict().values()
             # a checkpoint belongs to the encoder whose states its codebooks began from
             loop.fingerprint |= {"encoder": sha256(*(w.cpu().numpy() for w in weights))}
+            batches.encoder = self.encoder
             z = self.states(batches.histories(np.arange(len(batches))))
             self.start(self.net.quantizer, aligner, z, s.seed)
             z = z.cpu()
