@@ -143,7 +143,7 @@ def bf16_speed(device: str) -> float:
     "How many times as fast a product of matrices is in bf16 as in float32."
     import torch
 
-    n = 1024 if device == "cpu" else 4096
+    n = 512 if device == "cpu" else 4096
 
     def seconds(dtype: torch.dtype) -> float:
         a = torch.ones(n, n, device=device, dtype=dtype)
