@@ -229,6 +229,20 @@ def test_zip_slip(tmp_path, name):
     assert left(tmp_path) == ["in", "t.zip"] and left(tmp_path / "in") == []
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_zip_may_hold_a_mebibyte_and_twenty_times_its_size_but_no_more(tmp_path, fits):
+    archive = tmp_path / "t.zip"
+    zipped(archive, {"toy/a.txt": bytes(2 << 20)})
+    fill = -(-(1 << 20) // 20) - archive.stat().st_size  # 20 of these bytes hold the second MiB
+    with zipfile.ZipFile(archive, "a") as z:
+        z.comment = b" " * (fill if fits else fill - 1)
+    if fits:
+        assert (unpack(archive, tmp_path / "toy") / "toy" / "a.txt").stat().st_size == 2 << 20
+    else:
+        with pytest.raises(PromptrecError, match="more than 20 times its size"):
+            unpack(archive, tmp_path / "toy")
+
+
 @pytest.mark.parametrize("cut", [1, 30, -60, -1])
 def test_truncated_zip(tmp_path, cut):
     zipped(tmp_path / "t.zip", {"toy/a.txt": "fine" * 50})

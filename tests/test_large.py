@@ -460,6 +460,11 @@ def test_below_the_size_the_readers_in_memory_are_used(tmp_path, monkeypatch):
     monkeypatch.setenv("PROMPTREC_LARGE", "1_000_000")
     ds = open_folder(folder_of(tmp_path / "small", TABLE))
     assert not isinstance(ds.item, np.memmap) and made("small") == []
+    files = [tmp_path / "small" / "interactions.csv", tmp_path / "small" / "items.csv"]
+    size = sum(file.stat().st_size for file in files)
+    for most, beyond in ((size, False), (size - 1, True)):
+        monkeypatch.setenv("PROMPTREC_LARGE", str(most))
+        assert large.is_large(files) == beyond
 
 
 # ---- what comes after ----
