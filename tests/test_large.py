@@ -21,7 +21,7 @@ from test_amazon import WAYS as AMAZON_WAYS
 from test_custom_llara import LAYOUTS, folders, write
 
 from promptrec.core import PromptrecError
-from promptrec.data import large
+from promptrec.data import large, stored
 from promptrec.data.amazon import read_amazon
 from promptrec.data.custom import read_folder
 from promptrec.data.large import open_amazon, open_folder
@@ -76,8 +76,7 @@ def agree(one, two):
 def test_own_data_are_equal(given, layout, block):
     items, rows, end, last = given
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(large, "_TEXT_BLOCK", block)
-        patch.setattr(large, "_PARQUET_BLOCK", 3)
+        patch.setattr(large, "_BLOCK", block)
         mine = write(Path(folder) / "mine", layout, rows, items, end, last)
         agree(outcome(open_folder, mine), outcome(read_folder, mine))
 
@@ -182,14 +181,14 @@ HARD = {  # what reads differently where something else stands further down
 @pytest.mark.parametrize("block", [40, 1 << 20])
 @pytest.mark.parametrize("what", HARD)
 def test_hard_tables_are_read_alike(tmp_path, monkeypatch, what, block):
-    monkeypatch.setattr(large, "_TEXT_BLOCK", block)
+    monkeypatch.setattr(large, "_BLOCK", block)
     items = "item,title\n" + "".join(f"{n},Book {n}\n" for n in range(9))
     mine = folder_of(tmp_path / "mine", HARD[what], items)
     agree(outcome(open_folder, mine), outcome(read_folder, mine))
 
 
 def test_a_line_that_is_not_utf_8_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(large, "_TEXT_BLOCK", 30)
+    monkeypatch.setattr(large, "_BLOCK", 30)
     mine = folder_of(tmp_path / "mine", TABLE.encode() + b"caf\xe9,m1,3,1700000000\n")
     assert "line 5: not utf-8" in outcome(open_folder, mine)
     agree(outcome(open_folder, mine), outcome(read_folder, mine))
@@ -253,7 +252,7 @@ def test_amazon_is_equal(data, where, style, end):
     product = st.tuples(ids, st.none() | words, levels)
     products = data.draw(st.lists(product, min_size=1, max_size=6))
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(large, "_TEXT_BLOCK", 60)
+        patch.setattr(large, "_BLOCK", 60)
         write_shop(folder, name, way, reviews, products, style=style, end=end, last=end)
         same(open_amazon(name, folder), read_amazon(name, folder))
 
@@ -272,7 +271,7 @@ def test_amazon_is_equal(data, where, style, end):
 )
 @pytest.mark.parametrize("often", [1, 3])
 def test_faults_in_reviews_are_named_alike(tmp_path, monkeypatch, fault, often):
-    monkeypatch.setattr(large, "_TEXT_BLOCK", 50)
+    monkeypatch.setattr(large, "_BLOCK", 50)
     [way, *_] = [way for name, way in AMAZON_WAYS if name == "beauty"]
     path, _ = write_shop(tmp_path, "beauty", way, *SHOP)
     lines = [f"A{n},B1,5.0,{1318896000 + n}" for n in range(150)]
@@ -319,7 +318,7 @@ def test_the_parts_of_the_official_5_core_are_all_its_reviews(tmp_path, kind, en
 
 def made(name):
     "Folders and files of the cache, also half-made ones."
-    return sorted(p.name for p in (large.cache_dir() / "large").iterdir() if name in p.name)
+    return sorted(p.name for p in (stored.cache_dir() / "large").iterdir() if name in p.name)
 
 
 def test_made_once_and_again_for_a_changed_source(tmp_path):
@@ -338,13 +337,13 @@ def test_made_once_and_again_for_a_changed_source(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "file", [*(f"{c}.npy" for c in large._COLUMNS), "users.arrow", "items.parquet", "dataset.json"]
+    "file", [*(f"{c}.npy" for c in stored._COLUMNS), "users.arrow", "items.parquet", "dataset.json"]
 )
 @pytest.mark.parametrize("fault", ["cut", "flipped", "gone"])
 def test_a_damaged_folder_is_an_error_and_made_again(tmp_path, file, fault):
     mine = folder_of(tmp_path / "damaged", TABLE)
     whole = open_folder(mine)
-    [folder] = [p for p in (large.cache_dir() / "large").glob("damaged-*") if p.is_dir()]
+    [folder] = [p for p in (stored.cache_dir() / "large").glob("damaged-*") if p.is_dir()]
     path = folder / file
     raw = path.read_bytes()
     path.unlink()
@@ -354,7 +353,7 @@ def test_a_damaged_folder_is_an_error_and_made_again(tmp_path, file, fault):
             raw[:-1] if fault == "cut" else raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
         )
     try:
-        same(large.open_stored(folder), whole)
+        same(stored.open_stored(folder), whole)
     except PromptrecError as e:
         assert str(folder) in str(e) and "is made again" in str(e)
     else:
@@ -369,7 +368,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(large, "_write_facts", interrupt)
+        patch.setattr(large, "write_facts", interrupt)
         with pytest.raises(KeyboardInterrupt):
             open_folder(mine)
     assert [p for p in made("interrupted") if not p.endswith(".lock")] == []
@@ -379,12 +378,12 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
 CHILD = """
 import os, sys, time
 from promptrec.data import large
-usual = large._write_facts
+usual = large.write_facts
 def slowly(*args):
     print("writing", flush=True)
     time.sleep(float(sys.argv[2]))
     usual(*args)
-large._write_facts = slowly
+large.write_facts = slowly
 print(large.open_folder(sys.argv[1]).hash, flush=True)
 """
 
@@ -411,13 +410,13 @@ def test_two_processes_at_once(tmp_path):
 
 def test_a_source_that_changes_meanwhile_is_an_error(tmp_path, monkeypatch):
     mine = folder_of(tmp_path / "restless", TABLE)
-    usual = large._write_facts
+    usual = large.write_facts
 
     def meanwhile(*args):
         (mine / "interactions.csv").write_text(TABLE + "eve,m1,2,1700000009\n")
         usual(*args)
 
-    monkeypatch.setattr(large, "_write_facts", meanwhile)
+    monkeypatch.setattr(large, "write_facts", meanwhile)
     with pytest.raises(PromptrecError, match="interactions.csv changed while it was read"):
         open_folder(mine)
     assert [p for p in made("restless") if not p.endswith(".lock")] == []
