@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from ..core import PromptrecError, is_there
-from .columns import ids_of, ratings_of, times_of
+from .columns import REPAIR_TIMES, ids_of, ratings_of, times_of
 from .dataset import DOMAINS, Dataset, Domain, make_dataset
 from .parsing import bad_line, drop_odd, impossible_times, read_text
 from promptrec.data.tables import (
@@ -59,8 +59,7 @@ def _interactions(table: Table) -> tuple[pd.DataFrame, dict[str, int]]:
     rows = pd.DataFrame(columns)
 
     def refuse(row: int, says: str) -> PromptrecError:
-        advice = "Repair these times, or number the rows in their order."
-        return table.bad_row("timestamp", row, says, advice)
+        return table.bad_row("timestamp", row, says, REPAIR_TIMES)
 
     odd = {"impossible times": impossible_times(times.seconds, times.as_dates)}
     rows, notes = drop_odd(rows, odd, refuse)

@@ -8,6 +8,7 @@ __all__ = ['is_large', 'open_folder', 'open_amazon']
 # %% ../../nbs/1_data/15_large.ipynb #cd473908
 import gc
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -20,9 +21,16 @@ import pandas as pd
 import pyarrow as pa
 
 from ..core import PromptrecError, release_memory
-from . import amazon
+from promptrec.data.amazon import (
+    AMAZON_SETS,
+    amazon_files,
+    read_amazon,
+    read_products,
+    review_blocks,
+)
 from promptrec.data.columns import (
     DIGITS,
+    REPAIR_TIMES,
     UNITS,
     Clock,
     date_times,
@@ -43,14 +51,7 @@ from promptrec.data.custom import (
     refuse_other_ids,
 )
 from .dataset import DOMAINS, Dataset, Domain, item_table
-from promptrec.data.parsing import (
-    bad_line,
-    first_bytes,
-    most_odd,
-    objects_of,
-    read_blocks,
-    rows_of,
-)
+from .parsing import NEAR_ZERO, OUR_DAYS, POSSIBLE_TIMES, OddRows
 from promptrec.data.stored import (
     made_once,
     not_written,
@@ -379,26 +380,29 @@ def _in_one_unit(
 
 # %% ../../nbs/1_data/15_large.ipynb #127dd669
 def _without_impossible(
-    staged: _Staged, as_dates: bool, notes: dict[str, int], refuse: Callable[..., PromptrecError]
+    staged: _Staged,
+    as_dates: bool,
+    notes: dict[str, int],
+    bad_row: Callable[[int, str, str], PromptrecError],
 ) -> _Staged:
     "Staged rows without impossible times (see `impossible_times`); raises where they are many."
-    year, n = 365.25 * 24 * 3600, staged.n
     seconds = f"(time / {staged.ticks})"
-    far = "" if as_dates else f" AND abs({seconds}) > {year / 12!r}"
-    possible = f"({-70 * year!r} <= {seconds} AND {seconds} < 1e10{far})"
-    ours, good = _one_row(
-        staged.con,
-        f"SELECT count(*) FILTER ({20 * year!r} <= {seconds} AND {seconds} < {130 * year!r}), "
-        f"count(*) FILTER {possible} FROM rows",
-    )
-    if 10 * ours < 9 * n or good == n:
+
+    def within(low: float, high: float) -> str:
+        return f"({low!r} <= {seconds} AND {seconds} < {high!r})"
+
+    possible = within(*POSSIBLE_TIMES)
+    if not as_dates:
+        possible = f"({possible} AND abs({seconds}) > {NEAR_ZERO!r})"
+    counts = f"count(*) FILTER {within(*OUR_DAYS)}, count(*) FILTER {possible}"
+    ours, good = _one_row(staged.con, f"SELECT {counts} FROM rows")
+    dropped = staged.n - good
+    if 10 * ours < 9 * staged.n or not dropped:
         return staged
-    if n - good > most_odd(n) or not good:
-        most = f"{n - good:,} of {n:,} rows are odd, at most {most_odd(n):,} may be"
-        says = f"impossible times ({most})"
-        advice = "Repair these times, or number the rows in their order."
-        raise refuse(_first_row(staged, f"NOT {possible}"), says, advice)
-    notes["impossible times dropped"] = n - good
+    first = (_first_row(staged, f"NOT {possible}"), "impossible times")
+    odd = OddRows(staged.n, dropped, first)
+    odd.refuse(lambda row, says: bad_row(row, says, REPAIR_TIMES))
+    notes["impossible times dropped"] = dropped
     return replace(staged, possible=possible)
 
 # %% ../../nbs/1_data/15_large.ipynb #1ae0952b
@@ -464,99 +468,18 @@ def _make_own(tmp: Path, folder: Path, first: Path, second: Path) -> None:
         repeats = "duplicate rows dropped"
         _write_dataset(tmp, folder.name, domain, staged, notes, repeats, catalogue, as_text)
 
-# %% ../../nbs/1_data/15_large.ipynb #b40dbf76
-def _review_blocks(path: Path, year: int) -> Iterator[tuple[pd.DataFrame, bytes, int]]:
-    """Blocks of reviews as `amazon.read_reviews` has them, with the odd ones; of each block its
-    lines, and the number of the first.
-    """
-    release, first = amazon._RELEASES[year], 1
-    types = {column: amazon._REVIEW_TYPES[column] for column in release.columns}
-    blank = 0  # the line after which none but blank ones may follow
-    for block in read_blocks(path, _BLOCK):
-        lines = block.count(b"\n")
-        if ".csv" in path.suffixes:
-            number = first
-            if first == 1:
-                block, number = _without_header(path, first_bytes(path, block), release)
-            text = block.rstrip(b"\r\n")
-            if text and blank:
-                rows_of(path, b"", b",", types, blank)  # raises
-            if text:
-                rows = rows_of(path, text, b",", types, number)
-                yield _timed(rows, release), text, number
-            if block.count(b"\n", len(text)) > bool(text):
-                blank = blank or number + text.count(b"\n") + bool(text)
-        else:
-            rows = objects_of(path, block, release.types, first).to_pandas()
-            yield _timed(rows.set_axis(list(amazon._REVIEW_TYPES), axis=1), release), block, first
-        first += lines
-
-
-def _timed(rows: pd.DataFrame, release: amazon._Release) -> pd.DataFrame:
-    "Reviews with seconds, and the columns in their order; `exact` is the time as written."
-    exact = rows["timestamp"]
-    rows = rows.assign(timestamp=exact / release.ticks)[list(amazon._REVIEW_TYPES)]
-    return rows.assign(exact=exact)
-
-
-def _without_header(path: Path, block: bytes, release: amazon._Release) -> tuple[bytes, int]:
-    "The lines after the header, if the release has one, and the number of the first of them."
-    if not release.header:
-        return block, 1
-    line, _, block = block.partition(b"\n")
-    if line.rstrip(b"\r") != release.header_line:
-        says = f"not the header {release.header_line.decode()!r}"
-        raise bad_line(path, 1, says, line.decode("utf-8", "replace"))
-    return block, 2
-
-# %% ../../nbs/1_data/15_large.ipynb #2716d668
-def _line_in(block: bytes, first: int, row: int) -> tuple[int, str]:
-    "Number and text of the line that has `row` non-blank lines before it in a block of lines."
-    lines = enumerate(block.split(b"\n"), first)
-    number, line = [(n, line) for n, line in lines if line.strip()][row]
-    return number, line.decode("utf-8", "replace").rstrip("\r")
-
-
-def _good_reviews(path: Path, year: int, notes: dict[str, int]) -> Iterator[pa.Table]:
-    "Blocks of checked rows of a file of reviews; odd ones are counted in `notes`, or raise."
-    n, dropped, first_odd = 0, 0, None
-    for rows, block, first in _review_blocks(path, year):
-        stays = np.ones(len(rows), bool)
-        for what, mask in amazon._odd(rows, year).items():
-            gone = np.asarray(mask, bool) & stays
-            stays &= ~gone
-            if gone.any():
-                says = f"{what} dropped"
-                notes[says] = notes.get(says, 0) + int(gone.sum())
-        if first_odd is None and not stays.all():
-            row = int(stays.argmin())
-            odd = amazon._odd(rows, year).items()
-            what = next(what for what, mask in odd if np.asarray(mask, bool)[row])
-            first_odd = (*_line_in(block, first, row), what)
-        n, dropped = n + len(rows), dropped + int((~stays).sum())
-        good = rows[stays]
-        unrated = int(good["rating"].isna().sum())
-        notes["reviews without a rating"] = notes.get("reviews without a rating", 0) + unrated
-        if len(good):
-            yield _as_block(good)
-    if first_odd and (dropped > most_odd(n) or dropped == n):
-        line, text, what = first_odd
-        most = f"{dropped:,} of {n:,} rows are odd, at most {most_odd(n):,} may be"
-        raise bad_line(path, line, f"{what} ({most})", text)
-    if not n:
-        raise PromptrecError(f"{path} has no rows. Fetch it again.")
-
 # %% ../../nbs/1_data/15_large.ipynb #6a44d1ce
 def _as_block(rows: pd.DataFrame) -> pa.Table:
-    "Reviews as DuckDB gets them."
+    "Reviews as DuckDB gets them; seconds are what orders them."
     rating = rows["rating"].to_numpy(np.float32)
+    time = rows["timestamp"].to_numpy(np.float64)
     return pa.table(
         {
             "user": pa.array(rows["user"], pa.string()),
             "item": pa.array(rows["item"], pa.string()),
             "rating": pa.array(rating, from_pandas=False),
-            "time": rows["timestamp"].to_numpy(np.float64),
-            "exact": rows["exact"].to_numpy(np.int64),
+            "time": time,
+            "exact": time,
         }
     )
 
@@ -570,9 +493,9 @@ def open_amazon(
     The products are read in memory. Raises `PromptrecError` as `read_amazon` does, and where the
     disk is full or DuckDB lacks.
     """
-    reviews, products = amazon._files(name, data_dir)
+    reviews, products = amazon_files(name, data_dir)
     if not is_large(reviews):
-        return amazon.read_amazon(name, data_dir)
+        return read_amazon(name, data_dir)
     make = partial(_make_amazon, name=name, reviews=reviews, products=products)
     names = [path.name for path in (*reviews, products)]
     return made_once(name, [*reviews, products], f"amazon {name} {names}", make)
@@ -580,17 +503,20 @@ def open_amazon(
 
 def _make_amazon(tmp: Path, name: str, reviews: list[Path], products: Path) -> None:
     "Write the data set on disk of Amazon's reviews and products."
-    year = amazon.AMAZON_SETS[name]
-    notes: dict[str, int] = {}
+    year = AMAZON_SETS[name]
+    notes = Counter[str]()
 
     def blocks() -> Iterator[pa.Table]:
         "Checked rows of all files."
         for path in reviews:
-            yield from _good_reviews(path, year, notes)
+            for rows in review_blocks(path, year, notes, _BLOCK):
+                notes["reviews without a rating"] += int(rows["rating"].isna().sum())
+                if len(rows):
+                    yield _as_block(rows)
 
     def catalogue(ids: pd.Series) -> tuple[pd.DataFrame, dict[str, int]]:
         "The products, and notes on them."
-        items, odd = amazon.read_products(products, year)
+        items, odd = read_products(products, year)
         counts = {
             "products listed twice": items["item"].duplicated().sum(),
             "items that the catalogue lacks": (~ids.isin(items["item"])).sum(),
