@@ -138,6 +138,7 @@ HARD = {  # what reads differently where something else stands further down
     "a line break in quotes": 'user,item,timestamp\n"a\nb",1,5\n"a\nb",2,4\nc,"3\n\n",7\n',
     "quotes doubled": 'user,item,timestamp\n"a""b",1,5\nc,2,6\n"d,",3,7\n',
     "quotes with backslashes": 'user,item,timestamp\na,1,5\nc,2,6\n"a\\"b",3,7\n"x\\\\y",3,8\n',
+    "a quote within a field": 'user,item,timestamp\na,1,5\n5" disk,2,6\n"c",3,7\nd,4,8\n',
     "decimal commas": "user;item;timestamp;rating\na;1;5;4\nb;2;6;3\nc;3;7;4,5\n",
     "a point and a comma": "user;item;timestamp;rating\na;1;5;1.234\nb;2;6;3\nc;3;7;4,5\n",
     "decimal times": "user,item,timestamp\na,1,5\na,2,4\na,3,4.5\na,4,4.25\n",
@@ -226,6 +227,30 @@ def test_parts_and_types_of_parquet(tmp_path):
         }
         pq.write_table(pa.table(table), mine / f"interactions.parquet/part-{n}.parquet")
     same(open_folder(mine), read_folder(mine))
+
+
+DAYS = pa.array([1_700_000_000_000_000, 1_700_000_001_000_000], pa.timestamp("us"))
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ({"timestamp": DAYS}, {"timestamp": [1, 2]}),
+        ({"timestamp": [1, 2]}, {"timestamp": DAYS}),
+        ({"timestamp": [1, 2]}, {"timestamp": [1.5, 2.5]}),
+        ({"timestamp": ["1", "2"]}, {"timestamp": [1, 2]}),
+        ({"user": ["u1", "u2"]}, {"user": [1, 2]}),
+        ({"rating": ["4", "5"]}, {"rating": [4.5, 1e39]}),
+        ({"rating": [4, 5]}, {"rating": [4.5, 1e39]}),
+    ],
+)
+def test_parts_of_different_types_are_read_or_refused_alike(tmp_path, one, other):
+    mine = folder_of(tmp_path / "mine", "", name="unused.csv")
+    (mine / "interactions.parquet").mkdir()
+    usual = {"user": ["u1", "u2"], "item": ["m1", "m2"], "timestamp": [1, 2]}
+    for n, part in enumerate((one, other)):
+        pq.write_table(pa.table(usual | part), mine / f"interactions.parquet/part-{n}.parquet")
+    agree(outcome(open_folder, mine), outcome(read_folder, mine))
 
 
 def test_ids_of_two_kinds(tmp_path):

@@ -526,9 +526,18 @@ def _part_tables(
         yield from _text_tables(part, choose, CSV_FORMATS, None, e.doubled)
 
 # %% ../../nbs/1_data/10_tables.ipynb #7d804956
-def _with_rows(path: Path, tables: Iterable[Table]) -> Iterator[Table]:
-    "The tables that have rows; raises where none has, or where one has other columns."
+def _other_types(path: Path, reason: Exception) -> PromptrecError:
+    "The error for parts of `path` that do not have the same types."
+    says = str(reason).splitlines()[0]
+    return PromptrecError(
+        f"{path}: a column has another type in another part ({says}). Write all parts alike."
+    )
+
+
+def _with_rows(path: Path, parts: list[Path], tables: Iterable[Table]) -> Iterator[Table]:
+    "The tables of `path` that have rows; raises where none has, or where they are not alike."
     first: tuple[Path, dict[str, str]] | None = None
+    schema = pa.schema([])
     for table in tables:
         if not len(table):
             continue
@@ -538,11 +547,16 @@ def _with_rows(path: Path, tables: Iterable[Table]) -> Iterator[Table]:
                 f"{table.path} has other columns than {first[0]}: "
                 f"{', '.join(table.names.values())}. Write all parts alike."
             )
+        try:
+            types = pa.schema({name: cells.type for name, cells in table.columns.items()})
+            schema = pa.unify_schemas([schema, types], promote_options="permissive")
+        except pa.ArrowException as e:
+            raise _other_types(path, e) from None
         yield table
     if first is None:
-        raise PromptrecError(f"{path} has a header and no rows. Write it again.")
+        raise PromptrecError(f"{parts[0]} has a header and no rows. Write it again.")
 
-
+# %% ../../nbs/1_data/10_tables.ipynb #t021
 def read_delimited(
     path: Path,
     choose: Callable[[Path, list[str]], dict[str, str]],  # (path, header) -> used here -> in file
@@ -553,7 +567,7 @@ def read_delimited(
 
     Raises `PromptrecError` with the line of what is wrong, or where there are no rows.
     """
-    return _with_rows(path, _text_tables(path, choose, forms, size, None))
+    return _with_rows(path, [path], _text_tables(path, choose, forms, size, None))
 
 
 def read_tables(
@@ -573,13 +587,13 @@ def read_tables(
     choose = partial(choose_columns, want=want, need=need)
     in_parquet = path.suffix == ".parquet"
     tables = (_part_tables(part, choose, in_parquet, size, doubled) for part in parts)
-    return _with_rows(parts[0], chain.from_iterable(tables))
+    return _with_rows(path, parts, chain.from_iterable(tables))
 
 # %% ../../nbs/1_data/10_tables.ipynb #t012
 def join_tables(path: Path, tables: Iterable[Table]) -> Table:
     """Tables with the same columns as one, rows in order; `path` is the file or the folder.
 
-    Raises `PromptrecError` where a column has two types.
+    Raises `PromptrecError` where the values of a column do not fit into one type.
     """
     tables = list(tables)
     if len(tables) == 1:
@@ -587,10 +601,7 @@ def join_tables(path: Path, tables: Iterable[Table]) -> Table:
     try:
         rows = pa.concat_tables([pa.table(t.columns) for t in tables], promote_options="permissive")
     except pa.ArrowException as e:
-        reason = str(e).splitlines()[0]
-        raise PromptrecError(
-            f"{path}: a column has another type in another part ({reason}). Write all parts alike."
-        ) from None
+        raise _other_types(path, e) from None
     starts = np.cumsum([0, *map(len, tables)])
 
     def place(row: int) -> str:
