@@ -168,7 +168,7 @@ UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanosecond
 _BOUNDS = np.array([first * ticks for ticks in UNITS.values() for first in (1e8, 1e10)])
 _EXPONENT = r"^-?[0-9]+(?:\.(?P<decimals>[0-9]*))?[eE](?P<exponent>[-+]?[0-9]+)$"
 
-
+# %% ../../nbs/1_data/11_columns.ipynb #u019
 @dataclass
 class Clock:
     "What is counted of a column of times, block by block."
@@ -212,15 +212,6 @@ class Clock:
             self.scientific = self.rows + int(there.argmax())
 
 # %% ../../nbs/1_data/11_columns.ipynb #d0a782bf
-REPAIR_TIMES = "Repair these times, or number the rows in their order."
-_ONE_UNIT = "Write all times in the same unit, or number the rows in their order."
-_LOST_DIGITS = (
-    "times in scientific notation have lost their last digits, and with them the order",
-    "Write whole numbers or ISO dates, from where the times come from (in a spreadsheet: "
-    "give the column the format of a number without decimals, then save).",
-)
-
-
 def unit_of(clock: Clock, around: Callable[[float], tuple[float, float]]) -> str:
     """The unit, of `UNITS`, in which the middle time is a date from 1973 to 2286; else seconds.
 
@@ -237,6 +228,15 @@ def unit_of(clock: Clock, around: Callable[[float], tuple[float, float]]) -> str
         if not is_below(1e8 * ticks) and is_below(1e10 * ticks):
             return unit
     return "seconds"
+
+# %% ../../nbs/1_data/11_columns.ipynb #u020
+REPAIR_TIMES = "Repair these times, or number the rows in their order."
+_ONE_UNIT = "Write all times in the same unit, or number the rows in their order."
+_LOST_DIGITS = (
+    "times in scientific notation have lost their last digits, and with them the order",
+    "Write whole numbers or ISO dates, from where the times come from (in a spreadsheet: "
+    "give the column the format of a number without decimals, then save).",
+)
 
 
 def refuse_clocks(
@@ -280,7 +280,7 @@ def _decimal_numbers(text: pa.ChunkedArray) -> np.ndarray | None:
     joined = pc.binary_join_element_wise(pc.struct_field(parts, "whole"), part, "")
     return joined.cast(pa.int64()).to_numpy()
 
-
+# %% ../../nbs/1_data/11_columns.ipynb #u021
 # how times in digits are kept exactly -> the way, None where they do not fit; else as float64
 _WAYS = {"whole": _whole_numbers, "decimal": _decimal_numbers}
 DIGITS = (*_WAYS, "float")  # the ways, each if the one before does not fit a time of the column

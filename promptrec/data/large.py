@@ -500,7 +500,7 @@ def open_amazon(
     names = [path.name for path in (*reviews, products)]
     return made_once(name, [*reviews, products], f"amazon {name} {names}", make)
 
-
+# %% ../../nbs/1_data/15_large.ipynb #a8d1c0e5
 def _make_amazon(tmp: Path, name: str, reviews: list[Path], products: Path) -> None:
     "Write the data set on disk of Amazon's reviews and products."
     year = AMAZON_SETS[name]

@@ -428,7 +428,7 @@ class OddRows:
             are = f"{self.dropped:,} of {self.rows:,} rows are odd, at most {most:,} may be"
             raise bad_row(row, f"{what} ({are})")
 
-
+# %% ../../nbs/1_data/03_parsing.ipynb #e312
 def drop_odd(
     rows: pd.DataFrame,  # [n]
     odd: dict[str, np.ndarray | pd.Series],  # what is odd about the rows it marks -> bool [n]

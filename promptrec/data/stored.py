@@ -84,7 +84,7 @@ def _read_users(folder: Path, are_numbers: bool) -> Any:
     table = pa.ipc.open_file(pa.memory_map(str(folder / "users.arrow"))).read_all()
     return pd.array(table["id"], dtype="str")
 
-
+# %% ../../nbs/1_data/14_stored.ipynb #s012
 def write_items(folder: Path, items: pd.DataFrame) -> None:
     "Write `Dataset.items` as Parquet."
     genres = pa.array(items["genres"].map(list), pa.list_(pa.string()))
