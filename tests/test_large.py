@@ -21,7 +21,7 @@ from test_amazon import WAYS as AMAZON_WAYS
 from test_custom_llara import LAYOUTS, folders, write
 
 from promptrec.core import PromptrecError
-from promptrec.data import large
+from promptrec.data import large, stored
 from promptrec.data.amazon import read_amazon
 from promptrec.data.custom import read_folder
 from promptrec.data.large import open_amazon, open_folder
@@ -76,8 +76,7 @@ def agree(one, two):
 def test_own_data_are_equal(given, layout, block):
     items, rows, end, last = given
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(large, "_TEXT_BLOCK", block)
-        patch.setattr(large, "_PARQUET_BLOCK", 3)
+        patch.setattr(large, "_BLOCK", block)
         mine = write(Path(folder) / "mine", layout, rows, items, end, last)
         agree(outcome(open_folder, mine), outcome(read_folder, mine))
 
@@ -139,6 +138,7 @@ HARD = {  # what reads differently where something else stands further down
     "a line break in quotes": 'user,item,timestamp\n"a\nb",1,5\n"a\nb",2,4\nc,"3\n\n",7\n',
     "quotes doubled": 'user,item,timestamp\n"a""b",1,5\nc,2,6\n"d,",3,7\n',
     "quotes with backslashes": 'user,item,timestamp\na,1,5\nc,2,6\n"a\\"b",3,7\n"x\\\\y",3,8\n',
+    "a quote within a field": 'user,item,timestamp\na,1,5\n5" disk,2,6\n"c",3,7\nd,4,8\n',
     "decimal commas": "user;item;timestamp;rating\na;1;5;4\nb;2;6;3\nc;3;7;4,5\n",
     "a point and a comma": "user;item;timestamp;rating\na;1;5;1.234\nb;2;6;3\nc;3;7;4,5\n",
     "decimal times": "user,item,timestamp\na,1,5\na,2,4\na,3,4.5\na,4,4.25\n",
@@ -182,14 +182,14 @@ HARD = {  # what reads differently where something else stands further down
 @pytest.mark.parametrize("block", [40, 1 << 20])
 @pytest.mark.parametrize("what", HARD)
 def test_hard_tables_are_read_alike(tmp_path, monkeypatch, what, block):
-    monkeypatch.setattr(large, "_TEXT_BLOCK", block)
+    monkeypatch.setattr(large, "_BLOCK", block)
     items = "item,title\n" + "".join(f"{n},Book {n}\n" for n in range(9))
     mine = folder_of(tmp_path / "mine", HARD[what], items)
     agree(outcome(open_folder, mine), outcome(read_folder, mine))
 
 
 def test_a_line_that_is_not_utf_8_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(large, "_TEXT_BLOCK", 30)
+    monkeypatch.setattr(large, "_BLOCK", 30)
     mine = folder_of(tmp_path / "mine", TABLE.encode() + b"caf\xe9,m1,3,1700000000\n")
     assert "line 5: not utf-8" in outcome(open_folder, mine)
     agree(outcome(open_folder, mine), outcome(read_folder, mine))
@@ -229,6 +229,30 @@ def test_parts_and_types_of_parquet(tmp_path):
     same(open_folder(mine), read_folder(mine))
 
 
+DAYS = pa.array([1_700_000_000_000_000, 1_700_000_001_000_000], pa.timestamp("us"))
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ({"timestamp": DAYS}, {"timestamp": [1, 2]}),
+        ({"timestamp": [1, 2]}, {"timestamp": DAYS}),
+        ({"timestamp": [1, 2]}, {"timestamp": [1.5, 2.5]}),
+        ({"timestamp": ["1", "2"]}, {"timestamp": [1, 2]}),
+        ({"user": ["u1", "u2"]}, {"user": [1, 2]}),
+        ({"rating": ["4", "5"]}, {"rating": [4.5, 1e39]}),
+        ({"rating": [4, 5]}, {"rating": [4.5, 1e39]}),
+    ],
+)
+def test_parts_of_different_types_are_read_or_refused_alike(tmp_path, one, other):
+    mine = folder_of(tmp_path / "mine", "", name="unused.csv")
+    (mine / "interactions.parquet").mkdir()
+    usual = {"user": ["u1", "u2"], "item": ["m1", "m2"], "timestamp": [1, 2]}
+    for n, part in enumerate((one, other)):
+        pq.write_table(pa.table(usual | part), mine / f"interactions.parquet/part-{n}.parquet")
+    agree(outcome(open_folder, mine), outcome(read_folder, mine))
+
+
 def test_ids_of_two_kinds(tmp_path):
     "Numbers in one file and text in the other are compared as text, and sorted so."
     numbers = "user,item,timestamp\n1,10,1\n2,9,2\n"
@@ -253,7 +277,7 @@ def test_amazon_is_equal(data, where, style, end):
     product = st.tuples(ids, st.none() | words, levels)
     products = data.draw(st.lists(product, min_size=1, max_size=6))
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(large, "_TEXT_BLOCK", 60)
+        patch.setattr(large, "_BLOCK", 60)
         write_shop(folder, name, way, reviews, products, style=style, end=end, last=end)
         same(open_amazon(name, folder), read_amazon(name, folder))
 
@@ -272,7 +296,7 @@ def test_amazon_is_equal(data, where, style, end):
 )
 @pytest.mark.parametrize("often", [1, 3])
 def test_faults_in_reviews_are_named_alike(tmp_path, monkeypatch, fault, often):
-    monkeypatch.setattr(large, "_TEXT_BLOCK", 50)
+    monkeypatch.setattr(large, "_BLOCK", 50)
     [way, *_] = [way for name, way in AMAZON_WAYS if name == "beauty"]
     path, _ = write_shop(tmp_path, "beauty", way, *SHOP)
     lines = [f"A{n},B1,5.0,{1318896000 + n}" for n in range(150)]
@@ -319,7 +343,7 @@ def test_the_parts_of_the_official_5_core_are_all_its_reviews(tmp_path, kind, en
 
 def made(name):
     "Folders and files of the cache, also half-made ones."
-    return sorted(p.name for p in (large.cache_dir() / "large").iterdir() if name in p.name)
+    return sorted(p.name for p in (stored.cache_dir() / "large").iterdir() if name in p.name)
 
 
 def test_made_once_and_again_for_a_changed_source(tmp_path):
@@ -338,13 +362,13 @@ def test_made_once_and_again_for_a_changed_source(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "file", [*(f"{c}.npy" for c in large._COLUMNS), "users.arrow", "items.parquet", "dataset.json"]
+    "file", [*(f"{c}.npy" for c in stored._COLUMNS), "users.arrow", "items.parquet", "dataset.json"]
 )
 @pytest.mark.parametrize("fault", ["cut", "flipped", "gone"])
 def test_a_damaged_folder_is_an_error_and_made_again(tmp_path, file, fault):
     mine = folder_of(tmp_path / "damaged", TABLE)
     whole = open_folder(mine)
-    [folder] = [p for p in (large.cache_dir() / "large").glob("damaged-*") if p.is_dir()]
+    [folder] = [p for p in (stored.cache_dir() / "large").glob("damaged-*") if p.is_dir()]
     path = folder / file
     raw = path.read_bytes()
     path.unlink()
@@ -354,7 +378,7 @@ def test_a_damaged_folder_is_an_error_and_made_again(tmp_path, file, fault):
             raw[:-1] if fault == "cut" else raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
         )
     try:
-        same(large.open_stored(folder), whole)
+        same(stored.open_stored(folder), whole)
     except PromptrecError as e:
         assert str(folder) in str(e) and "is made again" in str(e)
     else:
@@ -369,7 +393,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(large, "_write_facts", interrupt)
+        patch.setattr(large, "write_facts", interrupt)
         with pytest.raises(KeyboardInterrupt):
             open_folder(mine)
     assert [p for p in made("interrupted") if not p.endswith(".lock")] == []
@@ -379,12 +403,12 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
 CHILD = """
 import os, sys, time
 from promptrec.data import large
-usual = large._write_facts
+usual = large.write_facts
 def slowly(*args):
     print("writing", flush=True)
     time.sleep(float(sys.argv[2]))
     usual(*args)
-large._write_facts = slowly
+large.write_facts = slowly
 print(large.open_folder(sys.argv[1]).hash, flush=True)
 """
 
@@ -411,13 +435,13 @@ def test_two_processes_at_once(tmp_path):
 
 def test_a_source_that_changes_meanwhile_is_an_error(tmp_path, monkeypatch):
     mine = folder_of(tmp_path / "restless", TABLE)
-    usual = large._write_facts
+    usual = large.write_facts
 
     def meanwhile(*args):
         (mine / "interactions.csv").write_text(TABLE + "eve,m1,2,1700000009\n")
         usual(*args)
 
-    monkeypatch.setattr(large, "_write_facts", meanwhile)
+    monkeypatch.setattr(large, "write_facts", meanwhile)
     with pytest.raises(PromptrecError, match="interactions.csv changed while it was read"):
         open_folder(mine)
     assert [p for p in made("restless") if not p.endswith(".lock")] == []

@@ -21,8 +21,8 @@ from pyarrow import csv as pacsv
 from pyarrow import parquet as pq
 
 from ..core import PromptrecError, is_there, offsets_of
-from ..data.custom import choose_columns
 from ..data.dataset import Dataset
+from ..data.tables import choose_columns
 from ..evaluation.split import Histories
 
 # %% ../../nbs/8_predict/01_tables.ipynb #74326e7f
