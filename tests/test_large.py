@@ -343,7 +343,7 @@ def test_the_parts_of_the_official_5_core_are_all_its_reviews(tmp_path, kind, en
 
 def made(name):
     "Folders and files of the cache, also half-made ones."
-    return sorted(p.name for p in (stored.cache_dir() / "large").iterdir() if name in p.name)
+    return sorted(p.name for p in (stored.cache_dir() / "large").glob(f"*{name}*"))
 
 
 def test_made_once_and_again_for_a_changed_source(tmp_path):
