@@ -40,7 +40,7 @@ KEPT = Path(__file__).with_name("same_numbers.json")
 
 
 def names():
-    "Names of the runs of each model at each preset it has, on one data set and a CPU with bfloat16."
+    "Names of the runs of each model at each preset it has, on one data set, a CPU with bfloat16."
     found = {}
     with (
         patch("torch.cuda.is_available", return_value=False),
