@@ -230,6 +230,16 @@ def test_bad_movie_is_named(tmp_path, name, file, text, says):
     assert file in str(e.value)
 
 
+def test_another_header_in_recboles_layout_is_named(tmp_path):
+    folder = tmp_path / "ml-100k"
+    folder.mkdir()
+    head = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+    (folder / "ml-100k.inter").write_text(f"{head}\n1\t2\t3\t4\n")
+    (folder / "ml-100k.item").write_text("item_id:token\tname:token\n2\tHeat\n")
+    with pytest.raises(PromptrecError, match="ml-100k.item, line 1: not the header item_id, movie"):
+        read_movielens("ml-100k", tmp_path)
+
+
 def test_movielens_small_layout(tmp_path):
     frame = pd.DataFrame(
         {
