@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+# %% ../../nbs/1_data/15_large.ipynb #im000001
 from ..core import PromptrecError, release_memory
 from promptrec.data.amazon import (
     AMAZON_SETS,

@@ -15,13 +15,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..processes import this_process
 
 # %% ../../nbs/7_experiments/08_operations.ipynb #d9fe9620
+_SLOW = 0.25
+
+
 def matrix_rate(dtype: torch.dtype) -> float:
-    """Operations a second of the fastest product of two square matrices, on this process's device;
-    sizes that would take more than a second or two there are left out.
+    """Operations a second of the fastest product of two square matrices, on this process's device.
+
+    Where a size takes `_SLOW` seconds, larger ones are left out: each takes eight times as long.
     """
     device = this_process().device
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    fastest, longest = 0.0, 0.25  # seconds; twice as large a product takes eight times as long
+    fastest = 0.0
     for n in (4096, 8192, 16384) if device.type == "cuda" else (1024, 2048, 4096):
         a, b = torch.randn(2, n, n, device=device).to(dtype)
         out = torch.empty_like(a)
@@ -32,7 +36,7 @@ def matrix_rate(dtype: torch.dtype) -> float:
             wait()
             seconds = time.perf_counter() - began
             fastest = max(fastest, 2 * n**3 / seconds)
-        if seconds > longest:
+        if seconds > _SLOW:
             break
     return fastest
 

@@ -308,11 +308,11 @@ def _as_machine_can(run: Run, given: dict[str, Any]) -> Run:
     "`run` with a preset's weights in bfloat16 kept in float32 where bfloat16 would be far slower."
     assert run.loop is not None
     loop = replace(run.loop, precision=pick_precision(run.loop.precision))
-    settings = run.settings
-    if loop.precision == "no" and "half_precision" not in given:
-        if getattr(settings, "half_precision", False):
-            settings = replace(settings, half_precision=False)
-    return replace(run, loop=loop, settings=settings)
+    run = replace(run, loop=loop)
+    by_preset = "half_precision" not in given and getattr(run.settings, "half_precision", False)
+    if by_preset and loop.precision == "no":
+        run = replace(run, settings=replace(run.settings, half_precision=False))
+    return run
 
 # %% ../../nbs/7_experiments/03_parameters.ipynb #719d6347
 def configure(**given: Any) -> Run:

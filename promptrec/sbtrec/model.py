@@ -226,7 +226,7 @@ def as_long_as(z: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
     "States `z` [B, d], each as long as `vectors` [V, d] are on average."
     return F.normalize(z, dim=-1) * vectors.norm(dim=1).mean()
 
-
+# %% ../../nbs/6_sbtrec/06_model.ipynb #sn000002
 class SbtNet(nn.Module):
     """Paper B, section 3: a causal language model with LoRA adapters and, where prompts have
     behaviour tokens, a SASRec `encoder`, a quantizer and an aligner. Language model and encoder are
@@ -411,6 +411,7 @@ class PromptBatches:
         batch_size: int,
         epochs: int,
         seed: int,
+        encoder: Recommender | None = None,  # what chooses the `distilled` answers
     ) -> None:
         self.split = split
         self.dataset = split.dataset
@@ -420,7 +421,7 @@ class PromptBatches:
         self.batch_size = batch_size
         self.epochs = epochs
         self.seed = seed
-        self.encoder: Recommender | None = None  # what chooses the `distilled` answers
+        self.encoder = encoder
         each = SequenceBatches(split, settings.max_items, batch_size, seed, each=True)
         self.stop = each.stop  # row behind each target
         self.lengths = each.lengths  # items of the history and the target
@@ -838,9 +839,8 @@ class SbtRec(Recommender):
         if loop is None:
             return pd.DataFrame()
         s = loop.settings
-        batches = PromptBatches(
-            split, self.prompts, self.text, self.settings, s.batch_size, s.epochs, s.seed
-        )
+        how = (self.settings, s.batch_size, s.epochs, s.seed, self.encoder)
+        batches = PromptBatches(split, self.prompts, self.text, *how)
         z = None
         aligner = self.net.aligner
         if self.encoder is not None and aligner is not None:
@@ -848,7 +848,6 @@ class SbtRec(Recommender):
             weights = self.encoder.net.state_dict().values()
             # a checkpoint belongs to the encoder whose states its codebooks began from
             loop.fingerprint |= {"encoder": sha256(*(w.cpu().numpy() for w in weights))}
-            batches.encoder = self.encoder
             z = self.states(batches.histories(np.arange(len(batches))))
             self.start(self.net.quantizer, aligner, z, s.seed)
             z = z.cpu()
