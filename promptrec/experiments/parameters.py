@@ -68,6 +68,7 @@ LATER = {
     "popularity_bias": True,
     "projected": False,
     "contrast_summed": False,
+    "distilled": 0.0,
 }
 
 # %% ../../nbs/7_experiments/03_parameters.ipynb #d596d206

@@ -73,9 +73,11 @@ def data_label(config: dict[str, Any], paper: str) -> str:
 # %% ../../nbs/9_reproduction/02_rows.ipynb #2e468d2a
 def run_key(config: dict[str, Any]) -> str:
     "What makes a run of a configuration, whatever its data, seed and device."
-    loop = config.get("loop") or {}
-    loop = {k: v for k, v in loop.items() if k not in ("seed", "precision", "compile", "monitor")}
-    return json.dumps([*map(config.get, ("model", "preset", "settings")), loop], sort_keys=True)
+    of_device = ("precision", "half_precision", "compile")
+    left_out = ("seed", "monitor", *of_device)
+    parts = (config.get(name) or {} for name in ("settings", "loop"))
+    kept = [{k: v for k, v in part.items() if k not in left_out} for part in parts]
+    return json.dumps([config.get("model"), config.get("preset"), *kept], sort_keys=True)
 
 # %% ../../nbs/9_reproduction/02_rows.ipynb #rl000001
 _SETTING = ("split", "candidates", "max_history", "repeats")
