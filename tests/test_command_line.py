@@ -68,6 +68,24 @@ def test_help_imports_nothing_heavy_and_takes_no_second(root, tmp_path):
     assert min(seconds) < 1
 
 
+def test_only_a_language_model_loads_its_libraries(root, tmp_path):
+    "They take longer to load than a short run takes."
+    script = (
+        "import sys; from promptrec.experiments.run import configure; configure(model='sasrec'); "
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    heavy = {"peft", "transformers.modeling_utils", "transformers.models.t5", "scipy.stats"}
+    assert not heavy & set(done.stdout.split())
+
+
 def test_an_unknown_command_is_answered_by_the_known_ones(run):
     done = run("recomend", "k=10")
     assert done.returncode == 2 and done.stdout == ""

@@ -210,7 +210,7 @@ def write_unpacked(folder, seed):
 def write_adapters(folder, seed):
     from peft import LoraConfig, get_peft_model
 
-    from promptrec.sbtrec.model import save_adapters
+    from promptrec.training.adapters import save_adapters
 
     torch.manual_seed(seed)
     net = torch.nn.Sequential(torch.nn.Linear(40, 40), torch.nn.Linear(40, 40))

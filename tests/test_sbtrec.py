@@ -22,6 +22,7 @@ from promptrec.sbtrec import language_model
 from promptrec.sbtrec import model as sbtrec_model
 from promptrec.sbtrec.language_model import load_llm
 from promptrec.sbtrec.model import PromptBatches, SbtRec
+from promptrec.training import adapters
 from promptrec.training.kernels import seed_dropout, use_kernels
 
 
@@ -196,7 +197,7 @@ def test_a_step_is_that_of_plain_peft(variant, dropout, trained_data, monkeypatc
     again = one_step(built(trained_data, variant, dropout=dropout), trained_data)
     assert furthest(fused, again) == 0
     # peft's own layers and SDPA, with the same masks of dropout
-    monkeypatch.setattr(sbtrec_model, "fuse_layers", use_kernels)
+    monkeypatch.setattr(adapters, "fuse_layers", use_kernels)
     monkeypatch.setattr(sbtrec_model, "tile_attention", lambda lm: None)
     plain = one_step(built(trained_data, variant, dropout=dropout), trained_data)
     assert furthest(plain, fused) < 2e-5

@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import nn
-from transformers import PreTrainedTokenizerBase, T5Config, T5Model
+from transformers import PreTrainedTokenizerBase
 
 from ..core import PromptrecError, check_minimum, offsets_of, ragged_arange
 from ..data.dataset import Dataset
@@ -250,7 +251,7 @@ class Trie:
 class P5Net(nn.Module):
     "A T5 whose prompts may have whole-word embeddings (P5, section 3.2)."
 
-    def __init__(self, t5: T5Model, s: P5Settings) -> None:
+    def __init__(self, t5: "transformers.T5Model", s: P5Settings) -> None:
         super().__init__()
         self.words = t5.shared
         self.encoder = t5.encoder
@@ -511,12 +512,14 @@ class P5Batches(PromptWindowBatches):
         return self.prompts.batch(histories) | {"labels": self.trie.labels(self.ds.item[stop])}
 
 # %% ../../nbs/5_baselines/09_p5.ipynb #c044
-def load_t5(backbone: str, dropout: float, data_dir: str | Path | None = None) -> T5Model:
+def load_t5(
+    backbone: str, dropout: float, data_dir: str | Path | None = None
+) -> "transformers.T5Model":
     """The weights of `backbone`, with this `dropout`; raises if they are no T5's with one table of
     words, for reading and scoring tokens.
     """
     t5 = load_encoder(backbone, data_dir=data_dir)
-    if not isinstance(t5, T5Model) or not getattr(
+    if not isinstance(t5, transformers.T5Model) or not getattr(
         t5.config, "scale_decoder_outputs", t5.config.tie_word_embeddings
     ):
         raise PromptrecError(
@@ -600,7 +603,11 @@ class P5(Recommender):
         self.trie = Trie(names, lengths, self.prompts.end)
         if t5 is None:
             vocabulary = len(self.prompts.kept)
-            t5 = T5Model(T5Config(vocab_size=vocabulary, eos_token_id=self.prompts.end, **s.sizes))
+            t5 = transformers.T5Model(
+                transformers.T5Config(
+                    vocab_size=vocabulary, eos_token_id=self.prompts.end, **s.sizes
+                )
+            )
         use_kernels(t5)
         self.net = P5Net(t5, s)
 

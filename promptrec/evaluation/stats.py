@@ -16,8 +16,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-from scipy.optimize import brentq
+import scipy
 
 from ..core import PromptrecError, check_name, rng
 from .metrics import user_metrics
@@ -100,7 +99,7 @@ def wilson(k: float, n: float, level: float = 0.95) -> tuple[float, float]:
         )
     if n == 0:
         return 0.0, 1.0
-    p, z = k / n, stats.norm.ppf((1 + level) / 2)
+    p, z = k / n, scipy.stats.norm.ppf((1 + level) / 2)
     middle = p + z**2 / (2 * n)
     half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     scale = 1 + z**2 / n
@@ -187,7 +186,7 @@ def mcnemar_p(b: int | np.ndarray, c: int | np.ndarray) -> np.ndarray:
     arrays of such numbers.
     """
     b, c = np.asarray(b), np.asarray(c)
-    return np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(b, c), b + c, 0.5))
+    return np.minimum(1.0, 2 * scipy.stats.binom.cdf(np.minimum(b, c), b + c, 0.5))
 
 
 def mcnemar(
@@ -310,11 +309,11 @@ def mcnemar_power(n: int, difference: float, discordant: float, level: float = 0
         )
     m = np.arange(n + 1)  # how many users are discordant
     # the most on one side at which the test still finds a difference; ppf may be one too high
-    edge = stats.binom.ppf(level / 2, m, 0.5)
-    edge -= 2 * stats.binom.cdf(edge, m, 0.5) > level
+    edge = scipy.stats.binom.ppf(level / 2, m, 0.5)
+    edge -= 2 * scipy.stats.binom.cdf(edge, m, 0.5) > level
     q = (1 + difference / discordant) / 2
-    found = stats.binom.cdf(edge, m, q) + stats.binom.sf(m - edge - 1, m, q)
-    return float(stats.binom.pmf(m, n, discordant) @ found)
+    found = scipy.stats.binom.cdf(edge, m, q) + scipy.stats.binom.sf(m - edge - 1, m, q)
+    return float(scipy.stats.binom.pmf(m, n, discordant) @ found)
 
 
 def smallest_hit_difference(
@@ -331,7 +330,7 @@ def smallest_hit_difference(
         raise PromptrecError(f"power={power} must be above the level, {level}.")
     if excess(discordant) < 0:
         return math.nan
-    return brentq(excess, 0, discordant)
+    return scipy.optimize.brentq(excess, 0, discordant)
 
 # %% ../../nbs/2_evaluation/05_stats.ipynb #1c8de619
 def users_needed(
@@ -394,14 +393,14 @@ def _compared(a: np.ndarray, b: np.ndarray, n: int, level: float, seed: int) -> 
 
         def arm(p: float) -> float:
             "Half the width of the interval at level 1 - p."
-            of_users = stats.norm.isf(p / 2) * users**0.5
-            of_seeds = stats.t.isf(p / 2, freedom) * seeds**0.5
+            of_users = scipy.stats.norm.isf(p / 2) * users**0.5
+            of_seeds = scipy.stats.t.isf(p / 2, freedom) * seeds**0.5
             return np.hypot(of_users, of_seeds)
 
-        margin = stats.t.isf((1 - level) / 2, freedom) * seeds**0.5
+        margin = scipy.stats.t.isf((1 - level) / 2, freedom) * seeds**0.5
         low, high = mean - np.hypot(mean - low, margin), mean + np.hypot(high - mean, margin)
         if abs(mean) < arm(1e-9):  # else p is below that, and the sign flips' is larger
-            p = max(p, brentq(lambda p: arm(p) - abs(mean), 1e-9, 1))
+            p = max(p, scipy.optimize.brentq(lambda p: arm(p) - abs(mean), 1e-9, 1))
     smallest = _z(1 - level, 0.8) * (users + seeds) ** 0.5
     return {"difference": mean, "low": low, "high": high, "p": p, "smallest": smallest}
 

@@ -14,15 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+import transformers
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
 from ..core import PromptrecError, plain_name, project_path
@@ -88,7 +82,9 @@ def load_tokenizer(
     """The tokenizer of backbone `name`; raises where it is to frame prompts (`needs_mask`) and
     lacks a mark that does so: [CLS], [MASK] or [SEP].
     """
-    tokenizer = _load(AutoTokenizer.from_pretrained, name, backbone_path(name, data_dir))
+    tokenizer = _load(
+        transformers.AutoTokenizer.from_pretrained, name, backbone_path(name, data_dir)
+    )
     marks = ("cls", "mask", "sep") if needs_mask else ()
     missing = [mark for mark in marks if getattr(tokenizer, f"{mark}_token_id") is None]
     if missing:
@@ -116,14 +112,14 @@ def quiet_loading() -> Iterator[None]:
 # %% ../../nbs/4_mibert/03_encoder.ipynb #c009
 def load_encoder(
     name: str, layers: int | None = None, data_dir: str | Path | None = None
-) -> PreTrainedModel:
+) -> "transformers.PreTrainedModel":
     """The encoder of backbone `name` in float32, its first `layers` layers (default: all).
 
     `encoder(inputs_embeds=, attention_mask=).last_hidden_state` is [B, L, d]. Raises
     `PromptrecError` where there is no such model, or fewer layers.
     """
     path = backbone_path(name, data_dir)
-    config = _load(AutoConfig.from_pretrained, name, path)
+    config = _load(transformers.AutoConfig.from_pretrained, name, path)
     if layers is not None:
         if not 1 <= layers <= config.num_hidden_layers:
             raise PromptrecError(
@@ -135,7 +131,7 @@ def load_encoder(
             config.layer_types = config.layer_types[:layers]
     with quiet_loading():
         encoder, found = _load(
-            AutoModel.from_pretrained,
+            transformers.AutoModel.from_pretrained,
             name,
             path,
             config=config,
@@ -156,7 +152,7 @@ def load_encoder(
     return encoder
 
 # %% ../../nbs/4_mibert/03_encoder.ipynb #c69ba838
-def most_tokens(encoder: PreTrainedModel) -> int | None:
+def most_tokens(encoder: "transformers.PreTrainedModel") -> int | None:
     "How many tokens `encoder` reads at most; None where its positions have no end."
     positions = getattr(encoder.config, "max_position_embeddings", None)
     if positions is None:
@@ -165,7 +161,9 @@ def most_tokens(encoder: PreTrainedModel) -> int | None:
     return positions if padding is None else positions - padding - 1
 
 # %% ../../nbs/4_mibert/03_encoder.ipynb #dr0001
-def set_dropout(encoder: PreTrainedModel, p: float | None, p_input: float | None) -> None:
+def set_dropout(
+    encoder: "transformers.PreTrainedModel", p: float | None, p_input: float | None
+) -> None:
     "Give `encoder` dropout `p`, and `p_input` behind its embeddings; None: as it is."
     inputs = set(encoder.get_submodule("embeddings").modules())
     for part in encoder.modules():
@@ -193,14 +191,14 @@ def load_head(name: str, data_dir: str | Path | None = None) -> nn.Sequential:
     [..., d]: a layer, GELU and a norm, with its weights if it has some.
     """
     path = backbone_path(name, data_dir)
-    config = _load(AutoConfig.from_pretrained, name, path)
+    config = _load(transformers.AutoConfig.from_pretrained, name, path)
     d = config.hidden_size
     head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.LayerNorm(d))
     if config.model_type not in _HEADS:
         return head
     with quiet_loading():
         model, found = _load(
-            AutoModelForMaskedLM.from_pretrained,
+            transformers.AutoModelForMaskedLM.from_pretrained,
             name,
             path,
             output_loading_info=True,

@@ -17,8 +17,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 import pandas as pd
 import torch
+import transformers
 from torch import nn
-from transformers import PreTrainedModel
 
 from ..core import PromptrecError, check_minimum, check_name, offsets_of, rng, sha256
 from ..data.dataset import Dataset
@@ -204,7 +204,7 @@ _PRESETS = {
 }
 
 # %% ../../nbs/4_mibert/09_model.ipynb #c010
-def _recompute_activations(encoder: PreTrainedModel) -> None:
+def _recompute_activations(encoder: "transformers.PreTrainedModel") -> None:
     "Let the backward pass compute activations again instead of keeping them."
     encoder.config.use_cache = False
     # whichever name this version of transformers has
@@ -220,7 +220,7 @@ class MiBertNet(nn.Module):
 
     def __init__(
         self,
-        encoder: PreTrainedModel | StatementReader,
+        encoder: "transformers.PreTrainedModel | StatementReader",
         start: torch.Tensor,
         settings: MiBertSettings,
     ):
@@ -273,7 +273,7 @@ class MiBertNet(nn.Module):
 
 # %% ../../nbs/4_mibert/09_model.ipynb #c012
 def input_embeddings(
-    encoder: PreTrainedModel, titles: TitleTable, batch: dict[str, torch.Tensor]
+    encoder: "transformers.PreTrainedModel", titles: TitleTable, batch: dict[str, torch.Tensor]
 ) -> torch.Tensor:
     "Embeddings [B, L, d] of the padded prompts of a batch (see `pad_prompts`)."
     words = encoder.get_input_embeddings()(batch["input_ids"])
@@ -464,7 +464,7 @@ class StatementInput:
             yield which, batch
 
 # %% ../../nbs/4_mibert/09_model.ipynb #abee78f6
-def _check_reach(encoder: PreTrainedModel, settings: MiBertSettings) -> int | None:
+def _check_reach(encoder: "transformers.PreTrainedModel", settings: MiBertSettings) -> int | None:
     "How many places `encoder` has at most (None: any number); raises if a history may take more."
     longest = most_tokens(encoder)
     name = "max_tokens" if settings.reading == "tokens" else "max_statements"
@@ -478,7 +478,10 @@ def _check_reach(encoder: PreTrainedModel, settings: MiBertSettings) -> int | No
 
 
 def _reader_of(
-    encoder: PreTrainedModel, statements: Statements, spread: float, settings: MiBertSettings
+    encoder: "transformers.PreTrainedModel",
+    statements: Statements,
+    spread: float,
+    settings: MiBertSettings,
 ) -> StatementReader:
     "What reads `statements` by `encoder`, as the settings say."
     layers = encoder.config.num_hidden_layers

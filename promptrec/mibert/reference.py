@@ -8,8 +8,8 @@ __all__ = ['all_experts', 'short_term_everywhere', 'PlainNet']
 # %% ../../nbs/4_mibert/10_reference.ipynb #c002
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import nn
-from transformers import PreTrainedModel
 
 from .contrast import window_contrast
 from .interests import ShortTerm
@@ -73,7 +73,7 @@ class PlainNet(nn.Module):
     def logits(self, h: torch.Tensor) -> torch.Tensor:
         "Logits over words and titles at every position [B, L, words + V], words at -inf."
         encoder = self.net.encoder
-        assert isinstance(encoder, PreTrainedModel)  # tokens are read, not statements
+        assert isinstance(encoder, transformers.PreTrainedModel)  # tokens are read, not statements
         words = encoder.get_input_embeddings().weight
         titles = self.net.titles
         weight = torch.cat([words, titles.weight])

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import transformers
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..core import PromptrecError, check_name, ragged_arange
 from ..data.dataset import Dataset, shortened_note
@@ -92,7 +93,7 @@ class Statements:
         return [[start, *ids[: self.max_tokens - 2], end] for ids in texts]
 
 # %% ../../nbs/4_mibert/08_statements.ipynb #st000010
-def _layer_list(encoder: PreTrainedModel) -> tuple[nn.Module, str]:
+def _layer_list(encoder: "transformers.PreTrainedModel") -> tuple[nn.Module, str]:
     "The module of `encoder` that holds the list of its layers, and the name of the list."
     n = encoder.config.num_hidden_layers
     for part in encoder.modules():
@@ -105,7 +106,9 @@ def _layer_list(encoder: PreTrainedModel) -> tuple[nn.Module, str]:
     )
 
 
-def split_encoder(encoder: PreTrainedModel, n: int) -> tuple[PreTrainedModel, PreTrainedModel]:
+def split_encoder(
+    encoder: "transformers.PreTrainedModel", n: int
+) -> "tuple[transformers.PreTrainedModel, transformers.PreTrainedModel]":
     "The first `n` layers of an encoder and its other layers, as two encoders; raises without two."
     total = encoder.config.num_hidden_layers
     if not 1 <= n < total:
@@ -121,14 +124,14 @@ def split_encoder(encoder: PreTrainedModel, n: int) -> tuple[PreTrainedModel, Pr
     return lower, upper
 
 # %% ../../nbs/4_mibert/08_statements.ipynb #st000013
-def make_causal(encoder: PreTrainedModel) -> None:
+def make_causal(encoder: "transformers.PreTrainedModel") -> None:
     "Let every attention of `encoder` be causal, if it is of a kind that can be told so."
     for part in encoder.modules():
         if hasattr(part, "is_causal"):
             part.is_causal = True
 
 
-def past_mask(encoder: PreTrainedModel, x: torch.Tensor) -> torch.Tensor | None:
+def past_mask(encoder: "transformers.PreTrainedModel", x: torch.Tensor) -> torch.Tensor | None:
     """What an encoder behind `make_causal` needs beside embeddings [B, L, d]: nothing, or a mask
     [B, 1, L, L] that is added to scores.
     """
@@ -141,7 +144,9 @@ def past_mask(encoder: PreTrainedModel, x: torch.Tensor) -> torch.Tensor | None:
 _TOKENS = 4096  # that are read at once
 
 
-def read_alone(encoder: PreTrainedModel, ids: list[list[int]], pad_id: int) -> torch.Tensor:
+def read_alone(
+    encoder: "transformers.PreTrainedModel", ids: list[list[int]], pad_id: int
+) -> torch.Tensor:
     "Mean state of each of `n` statements' tokens under `encoder` [n, d]; at least one."
     device = next(encoder.parameters()).device
     lengths = np.array([len(one) for one in ids])
@@ -171,7 +176,7 @@ class StatementReader(nn.Module):
 
     def __init__(
         self,
-        encoder: PreTrainedModel,
+        encoder: "transformers.PreTrainedModel",
         statements: Statements,
         local_layers: int,
         spread: float,

@@ -10,12 +10,13 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from transformers import GenerationConfig, PreTrainedModel
+import transformers
+from transformers import GenerationConfig
 
 # %% ../../nbs/6_sbtrec/05_decoding.ipynb #c005
 @torch.no_grad()
 def plain_scores(
-    model: PreTrainedModel,
+    model: "transformers.PreTrainedModel",
     embeds: torch.Tensor,
     mask: torch.Tensor,
     titles: torch.Tensor,
@@ -56,7 +57,7 @@ def _title_mask(mask: torch.Tensor, title: torch.Tensor, t: torch.Tensor) -> tor
 # %% ../../nbs/6_sbtrec/05_decoding.ipynb #c011
 @torch.no_grad()
 def score_titles(
-    model: PreTrainedModel,
+    model: "transformers.PreTrainedModel",
     embeds: torch.Tensor,
     mask: torch.Tensor,
     titles: torch.Tensor,
@@ -98,7 +99,7 @@ def score_titles(
 # %% ../../nbs/6_sbtrec/05_decoding.ipynb #c017
 @torch.no_grad()
 def generate_tokens(
-    model: PreTrainedModel,
+    model: "transformers.PreTrainedModel",
     embeds: torch.Tensor,
     mask: torch.Tensor,
     ends: list[int],
@@ -139,7 +140,7 @@ def _title_tree(titles: torch.Tensor) -> dict[tuple[int, ...], set[int]]:
 
 
 def constrained_search(
-    model: PreTrainedModel,
+    model: "transformers.PreTrainedModel",
     embeds: torch.Tensor,
     mask: torch.Tensor,
     titles: torch.Tensor,

@@ -13,17 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from filelock import FileLock
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    GenerationConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from ..core import PromptrecError
 from ..data.download import SOURCES, cache_dir, locate
@@ -31,18 +23,18 @@ from ..mibert.encoder import backbone_path, quiet_loading
 from ..processes import this_process
 
 # %% ../../nbs/6_sbtrec/03_language_model.ipynb #c005
-def _read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _read_gguf(file: Path) -> "tuple[transformers.PreTrainedModel, PreTrainedTokenizerBase]":
     """Model and tokenizer of a gguf file, the weights in a new float32 model without
     `quantization_config`; raises for what transformers cannot read.
     """
     path = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**path)
-        read = AutoModelForCausalLM.from_pretrained(**path, dtype=torch.float32)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**path)
+        read = transformers.AutoModelForCausalLM.from_pretrained(**path, dtype=torch.float32)
         config = read.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         model.load_state_dict(read.state_dict())
     except ImportError as e:
         raise PromptrecError(f"{file.name} needs the package gguf: pip install gguf.") from e
@@ -119,7 +111,7 @@ def _config(name: str, path: str, layers: int | None = None) -> PretrainedConfig
     """Configuration of a causal language model, cut to `layers` blocks; raises for another
     architecture and for more blocks than there are.
     """
-    config = AutoConfig.from_pretrained(path)
+    config = transformers.AutoConfig.from_pretrained(path)
     architectures = config.architectures or ["ForCausalLM"]
     if not any(a.endswith(("ForCausalLM", "LMHeadModel")) for a in architectures):
         raise PromptrecError(
@@ -167,7 +159,7 @@ def in_four_bits(dtype: torch.dtype) -> dict[str, Any]:
             f"four_bit=True needs a GPU, and this process has the device {device.type}: use a "
             "smaller llm, fewer layers, or half_precision=True."
         )
-    four_bits = BitsAndBytesConfig(
+    four_bits = transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
@@ -182,7 +174,7 @@ def load_llm(
     dtype: torch.dtype = torch.float32,  # of the weights: bfloat16 halves a large model
     data_dir: str | Path | None = None,  # your archives; by default those of PROMPTREC_DATA
     four_bit: bool = False,  # linear layers of the blocks in four bits a weight, on a GPU
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> "tuple[transformers.PreTrainedModel, PreTrainedTokenizerBase]":
     """A causal language model of transformers, in eval mode, and its tokenizer, which has an end
     mark and a padding token. Raises where neither a folder nor a hub has it.
     """
@@ -190,7 +182,7 @@ def load_llm(
     path = llm_path(name, data_dir)
     try:
         with quiet_loading():
-            model, found = AutoModelForCausalLM.from_pretrained(
+            model, found = transformers.AutoModelForCausalLM.from_pretrained(
                 path,
                 config=_config(name, path, layers),
                 dtype=dtype,
@@ -199,7 +191,7 @@ def load_llm(
             )
             if missing := sorted(found["missing_keys"]):  # transformers would draw them at random
                 raise OSError(f"no weights for {', '.join(missing[:3])}")
-            tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     except PromptrecError:
         raise
     except Exception as e:

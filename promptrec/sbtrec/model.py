@@ -7,10 +7,9 @@ __all__ = ['TRAINING_STAGES', 'STARTS', 'SbtRecSettings', 'with_lora', 'own_prec
            'start_behaviour_parts', 'own_users', 'as_long_as', 'SbtNet', 'hybrid_batch', 'with_states',
            'uses_behaviour_token', 'shared_lists', 'PromptBatches', 'train_encoder', 'sbt_parameter_groups',
            'used_codes', 'prompt_rows', 'title_words', 'embedded_prompts', 'validation_loss', 'with_noise_tokens',
-           'without_tokens', 'probes_of', 'save_adapters', 'load_adapters', 'SbtRec']
+           'without_tokens', 'probes_of', 'SbtRec']
 
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c002
-import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,19 +21,11 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from peft import (
-    LoraConfig,
-    PeftModel,
-    get_peft_model,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
-from safetensors.torch import load_file, save_file
+import transformers
 from torch import nn
-from transformers import PreTrainedModel
 
 from ..baselines.sasrec import SasRec, SasRecNet, SasRecSettings
-from ..core import PromptrecError, atomic_path, check_minimum, check_name, rng, sha256
+from ..core import PromptrecError, check_minimum, check_name, rng, sha256
 from ..data.dataset import Dataset
 from ..data.llara import LLARA_PROTOCOL
 from ..evaluation.candidates import negatives_of, uniform_candidates
@@ -43,7 +34,6 @@ from promptrec.evaluation.recommender import (
     load_arrays,
     save_arrays,
     weights_hash,
-    whole_file,
 )
 from ..evaluation.split import Histories, Split, histories_at, in_random_order
 from .aligner import Aligner
@@ -59,7 +49,6 @@ from promptrec.sbtrec.prompts import (
     shared_prompts,
 )
 from .quantizer import ResidualQuantizer
-from ..training.adapters import fuse_layers
 from ..training.batches import SequenceBatches, padded
 from ..training.kernels import tile_attention
 from promptrec.training.loop import (
@@ -137,29 +126,24 @@ class SbtRecSettings:
         return SasRecSettings(**usual | {"max_items": self.max_items, "d": self.d})
 
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c007
-def with_lora(llm: PreTrainedModel, settings: SbtRecSettings) -> PreTrainedModel | PeftModel:
-    "`llm` frozen, with LoRA adapters on all linear layers of its blocks (rank 0: none)."
+def with_lora(llm: "transformers.PreTrainedModel", settings: SbtRecSettings) -> Any:
+    "`llm` frozen, with LoRA adapters (rank 0: none), its layers fused."
+    from promptrec.training.adapters import add_adapters, fuse_layers  # peft loads for seconds
+
     llm.requires_grad_(False)
     if settings.recompute:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the name that all versions have
             llm.gradient_checkpointing_enable({"use_reentrant": False})
-    if not settings.lora_rank:
-        return llm
-    lora = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    with warnings.catch_warnings():
-        # peft asks transformers for a property by its old name
-        warnings.simplefilter("ignore", FutureWarning)
-        return get_peft_model(llm, lora)
+    if settings.lora_rank:
+        llm = add_adapters(llm, settings.lora_rank, settings.lora_alpha, settings.dropout)
+    fuse_layers(llm)
+    return llm
 
 
-def own_precision(lm: PreTrainedModel, wanted: str | None = None) -> AbstractContextManager:
+def own_precision(
+    lm: "transformers.PreTrainedModel", wanted: str | None = None
+) -> AbstractContextManager:
     """Autocast for passes through a language model in float32: `wanted` (see `pick_precision`), by
     default as it is. None for one whose weights are of lower precision themselves, unless they are
     packed: peft would compute the adapters of those in float32.
@@ -234,12 +218,14 @@ class SbtNet(nn.Module):
     """
 
     def __init__(
-        self, llm: PreTrainedModel, encoder: SasRecNet | None, settings: SbtRecSettings
+        self,
+        llm: "transformers.PreTrainedModel",
+        encoder: SasRecNet | None,
+        settings: SbtRecSettings,
     ) -> None:
         super().__init__()
         self.settings = settings
         self.llm = with_lora(llm, settings)
-        fuse_layers(self.llm)
         tile_attention(self.lm)
         self.encoder = None if encoder is None else encoder.requires_grad_(False)
         self.quantizer: ResidualQuantizer | None = None
@@ -248,7 +234,7 @@ class SbtNet(nn.Module):
             self.quantizer, self.aligner = behaviour_parts(settings, self.words.embedding_dim)
 
     @property
-    def lm(self) -> PreTrainedModel:
+    def lm(self) -> "transformers.PreTrainedModel":
         "The language model, adapters inside."
         return self.llm.get_base_model() if self.settings.lora_rank else self.llm
 
@@ -745,27 +731,6 @@ def probes_of(model: "SbtRec") -> dict[str, Callable[[Histories, np.ndarray], np
         found["the target's own token"] = lambda h, c: model.score(h, c, model.item_states(c[:, 0]))
     return found
 
-# %% ../../nbs/6_sbtrec/06_model.ipynb #b74bbae2
-def save_adapters(llm: PeftModel, folder: Path) -> None:
-    "Write the adapters of `llm` in peft's format, as `save_pretrained` does, but whole or not."
-    config = llm.peft_config["default"].to_dict() | {"inference_mode": True}
-    weights = get_peft_model_state_dict(llm).items()
-    with atomic_path(folder / "adapter_model.safetensors") as tmp:
-        save_file({k: w.detach().cpu().contiguous() for k, w in weights}, tmp, {"format": "pt"})
-    with atomic_path(folder / "adapter_config.json") as tmp:
-        tmp.write_text(json.dumps(config, default=sorted, indent=2, sort_keys=True))
-
-
-def load_adapters(llm: PeftModel, folder: Path) -> None:
-    "Give `llm` the adapters that `save_adapters` wrote; raises where these are damaged or others."
-    path = folder / "adapter_model.safetensors"
-    with whole_file(path):
-        weights = load_file(path)
-        missing = get_peft_model_state_dict(llm).keys() - weights.keys()
-        if missing:
-            raise KeyError(min(missing))
-        set_peft_model_state_dict(llm, weights)
-
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c031
 class SbtRec(Recommender):
     """SBT-Rec, its ablations, LLaRA, TALLRec and the untrained language model. `prompts` are those
@@ -935,6 +900,8 @@ class SbtRec(Recommender):
     def save(self, folder: Path) -> None:
         "Write adapters, encoder, codebooks and aligner into `folder`."
         if self.settings.lora_rank:
+            from promptrec.training.adapters import save_adapters
+
             save_adapters(self.net.llm, Path(folder) / "adapters")
         if self.encoder is not None:
             self.encoder.save(Path(folder) / "encoder")
@@ -956,6 +923,8 @@ class SbtRec(Recommender):
             weights[name] = torch.from_numpy(value)
         self.net.load_state_dict(weights)
         if self.settings.lora_rank:
+            from promptrec.training.adapters import load_adapters
+
             load_adapters(self.net.llm, Path(folder) / "adapters")
         if self.encoder is not None:
             self.encoder.load(Path(folder) / "encoder")

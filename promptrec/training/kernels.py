@@ -17,9 +17,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import sdpa_mask
 
 # %% ../../nbs/3_training/01_kernels.ipynb #db2cba1f
 def compute_dtype(x: torch.Tensor, *others: torch.Tensor) -> torch.dtype:
@@ -333,7 +332,7 @@ def attention(
 def _tiled_mask(**given: Any) -> torch.Tensor | None:
     "What transformers passes on as mask: in training the 2-D one, if anything is padded."
     if not torch.is_grad_enabled() or given["q_length"] != given["kv_length"]:
-        return sdpa_mask(**given)
+        return transformers.masking_utils.sdpa_mask(**given)
     mask = given.get("attention_mask")
     return None if mask is None or bool(mask.all()) else mask
 
@@ -361,7 +360,7 @@ def _tiled_forward(
             # sdpa would take the mask alone: what it hides of the past, hide of the future too
             shown = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
             attention_mask = shown.tril()
-        sdpa = AttentionInterface()["sdpa"]
+        sdpa = transformers.AttentionInterface()["sdpa"]
         given |= {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
         return sdpa(module, query, key, value, attention_mask, **given)
     if bias is not None:  # of who calls the model
@@ -380,18 +379,16 @@ def _tiled_forward(
     return out.transpose(1, 2).contiguous(), None
 
 # %% ../../nbs/3_training/01_kernels.ipynb #ka000004
-AttentionInterface.register("tiled", _tiled_forward)
-AttentionMaskInterface.register("tiled", _tiled_mask)
-
-
-def tile_attention(model: PreTrainedModel) -> None:
+def tile_attention(model: "transformers.PreTrainedModel") -> None:
     "Let `model` attend in tiles where it is trained, if it is of a kind that can be told so."
     if getattr(model, "_supports_attention_backend", False):
+        transformers.AttentionInterface.register("tiled", _tiled_forward)
+        transformers.AttentionMaskInterface.register("tiled", _tiled_mask)
         model.config._attn_implementation = "tiled"
 
 
 @contextmanager
-def plain_attention(model: PreTrainedModel) -> Iterator[None]:
+def plain_attention(model: "transformers.PreTrainedModel") -> Iterator[None]:
     "PyTorch's attention in `model` for a while."
     before = model.config._attn_implementation
     model.config._attn_implementation = "sdpa"
