@@ -176,7 +176,7 @@ FILES = {
     ),
     "an endless rating": (
         interactions(table(f"{HEAD},rating", [(*row, "1e60") for row in SHOP])),
-        "Repair it, or leave it empty",
+        "leave what is unknown empty",
         interactions(table(f"{HEAD},rating", [(*row, "1e6") for row in SHOP])),
         interactions(table(f"{HEAD},rating", [(*row, "") for row in SHOP])),
     ),

@@ -144,7 +144,8 @@ def test_ratings_of_many_values_are_grouped(tmp_path, encoder, notebook):
 def test_an_endless_rating_is_named(tmp_path, value):
     rows = [("u", i, i, value if i == 2 else 3.0) for i in range(5)]
     folder = write(tmp_path / "d", [f"T{i}" for i in range(5)], [""] * 5, rows)
-    with pytest.raises(PromptrecError, match=re.escape(f"interaction 2 has the rating {value:g}")):
+    said = f"line 4, column 'rating': this is no rating: '{value:g}'"
+    with pytest.raises(PromptrecError, match=re.escape(said)):
         load_dataset(folder)
 
 

@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -88,7 +89,7 @@ class Source:
         "The ways that have an address."
         return [way for way in self.ways if isinstance(way, Archive) or all(way.files.values())]
 
-    @property
+    @cached_property
     def folders(self) -> list[str]:
         "Names of folders that may hold its files: its own, an archive's inner one, shared ones."
         inner = [PurePosixPath(a.inner).name for a in self.archives if a.url and a.inner]
@@ -317,6 +318,8 @@ def _find(source: Source, place: Path) -> Path | None:
     """
     others = [other for other in SOURCES.values() if other.name != source.name]
     for folder in [*(place / name for name in source.folders), place]:
+        if not is_there(folder):
+            continue
         own_name = folder.name in source.folders
         sharing = [other for other in others if folder.name in other.folders]
         if sharing and not own_name:

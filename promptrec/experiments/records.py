@@ -154,17 +154,29 @@ def _is_number(checker: object, value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _import_jsonschema() -> Any:
+    """jsonschema, without the grammar of web addresses that it compiles for seconds where there is
+    one: records have no addresses.
+    """
+    grammar = "rfc3987_syntax"
+    absent = grammar not in sys.modules
+    sys.modules.setdefault(grammar, None)  # type: ignore[arg-type]  # as if not there
+    try:
+        import jsonschema
+    finally:
+        if absent:
+            del sys.modules[grammar]
+    return jsonschema
+
+
 @cache
 def _validator() -> Any:
-    """The checker of records. jsonschema takes seconds to import, so only those who read or write
-    records wait for it.
-    """
-    from jsonschema import Draft202012Validator as Draft
-    from jsonschema.validators import extend
-
+    "The checker of records, for those who read or write some."
+    jsonschema = _import_jsonschema()
+    Draft = jsonschema.Draft202012Validator
     Draft.check_schema(RECORD_SCHEMA)
     finite = Draft.TYPE_CHECKER.redefine("number", _is_number)
-    return extend(Draft, type_checker=finite)(RECORD_SCHEMA)
+    return jsonschema.validators.extend(Draft, type_checker=finite)(RECORD_SCHEMA)
 
 
 class OtherVersion(PromptrecError):
@@ -175,8 +187,6 @@ def check_record(record: dict[str, Any], where: str = "record") -> dict[str, Any
     """Return `record` if it is a valid one; raise `PromptrecError` with `where` and the JSON path
     of what is wrong otherwise.
     """
-    from jsonschema.exceptions import best_match
-
     if not isinstance(record, dict):
         raise PromptrecError(f"{where}: {str(record)[:100]} is no record. Delete it and run again.")
     found = record.get("schema_version", SCHEMA_VERSION)
@@ -185,7 +195,8 @@ def check_record(record: dict[str, Any], where: str = "record") -> dict[str, Any
             f"{where}: a record of schema version {found}, which this package does not read (it "
             f"reads {SCHEMA_VERSION}, whose settings have other names). Delete it and run again."
         )
-    wrong = best_match(_validator().iter_errors(record))
+    validator = _validator()
+    wrong = _import_jsonschema().exceptions.best_match(validator.iter_errors(record))
     if wrong is not None:
         raise PromptrecError(
             f"{where}: {wrong.json_path}: {wrong.message[:300]}. Correct it, or delete it and run "
