@@ -59,7 +59,8 @@ def records(folder):
 def finished(tmp_path_factory, papermill):
     "A finished papermill run of the tiny preset: its notebook and its records by model."
     folder = tmp_path_factory.mktemp("run")
-    done = papermill("train", folder / "out.ipynb", out_dir=folder / "runs", **TINY)
+    given = TINY | {"max_tokens": 40}
+    done = papermill("train", folder / "out.ipynb", out_dir=folder / "runs", **given)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "out.ipynb", {r["model"]: r for r in records(folder / "runs")}, folder / "runs"
 
@@ -138,12 +139,13 @@ def test_killed_commands_that_are_given_again_lose_nothing(root):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_full_disk_is_a_clear_error_and_leaves_nothing_half_written(tmp_path):
-    process = python_run(tmp_path, limit=1 << 20)
+def test_full_disk_is_a_clear_error_and_leaves_nothing_half_written(own, tmp_path):
+    out_dir = tmp_path / "runs"
+    process = python_run(out_dir, limit=1 << 20, dataset=str(own), candidates="uniform-5")
     text = process.communicate(timeout=600)[0]
     assert process.returncode == 1
     assert "PromptrecError: Cannot write" in text and "Free some space" in text
-    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == []
+    assert [p.name for p in out_dir.rglob("*") if p.is_file()] == []
 
 
 @pytest.mark.parametrize(

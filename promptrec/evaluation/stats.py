@@ -345,10 +345,10 @@ def users_needed(
     def enough(n: int) -> bool:
         return mcnemar_power(n, difference, discordant, level) >= power
 
+    if discordant * (_z(level, power) / difference) ** 2 > 1e6:  # about as many are needed
+        raise PromptrecError(f"A difference of {difference} needs more than a million users.")
     n = 1
     while not enough(n):
-        if n > 1e6:
-            raise PromptrecError(f"A difference of {difference} needs more than a million users.")
         n *= 2
     return bisect_left(range(1, n), True, key=enough) + 1
 
