@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
@@ -202,7 +203,7 @@ def test_no_gguf_package_no_file_no_room(tiny, monkeypatch):
         raise ImportError("Please install gguf")
 
     with monkeypatch.context() as m:
-        m.setattr(language_model.AutoTokenizer, "from_pretrained", absent)
+        m.setattr(transformers.AutoTokenizer, "from_pretrained", absent)
         with pytest.raises(PromptrecError, match="pip install gguf"):
             load_llm("tiny-llm", data_dir=own)
     (own / "tiny_llm-0" / "tiny.gguf").unlink()
