@@ -518,24 +518,19 @@ def test_zip_without_a_folder_inside_and_without_a_known_size(server, cache, tmp
     assert (locate("lastfm", tmp_path) / "tags.dat").read_text() == "tags.dat"
 
 
-WAYS = [pytest.param(s, w, id=f"{s.name}-{i}") for s in RELEASES for i, w in enumerate(s.ways)]
-
-
-@pytest.mark.parametrize("source, way", WAYS)
+@pytest.mark.parametrize(
+    "source, way",
+    [pytest.param(s, w, id=f"{s.name}-{i}") for s in RELEASES for i, w in enumerate(s.ways)],
+)
 def test_official_names_in_ones_own_folder(tmp_path, cache, offline, source, way):
     "Any of its ways will do: around its folder, as that folder, or in one of the source's name."
     own, mine = tmp_path / "own", tmp_path / "mine"
     put(own / way.folder, way.files)
     assert locate(source.name, own) == own / way.folder
     assert locate(source.name, own / way.folder) == own / way.folder
+    assert sources_at_hand(own) == {"dataset": [source.name], "model": []}
     put(mine / source.name, way.files)
     assert locate(source.name, mine) == mine / source.name
-
-
-@pytest.mark.parametrize("source, way", WAYS[:10] + WAYS[10::10])
-def test_official_names_are_taken_for_one_source_alone(tmp_path, cache, offline, source, way):
-    put(tmp_path / way.folder, way.files)
-    assert sources_at_hand(tmp_path) == {"dataset": [source.name], "model": []}
 
 
 def test_shared_catalogue_alone_is_not_the_data(tmp_path, cache, offline):

@@ -16,7 +16,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
-import scipy
+import scipy  # scipy.stats is loaded where it is used
 
 from ..core import PromptrecError, check_name, rng
 from .metrics import user_metrics

@@ -14,7 +14,7 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -170,15 +170,16 @@ def _import_jsonschema() -> Any:
 
 
 @cache
-def _validator() -> Any:
-    "The checker of records, for those who read or write some."
+def _checker() -> Callable[[dict], Any]:
+    "What finds the worst error of a record; None in a valid one."
     jsonschema = _import_jsonschema()
     Draft = jsonschema.Draft202012Validator
     Draft.check_schema(RECORD_SCHEMA)
     finite = Draft.TYPE_CHECKER.redefine("number", _is_number)
-    return jsonschema.validators.extend(Draft, type_checker=finite)(RECORD_SCHEMA)
+    validator = jsonschema.validators.extend(Draft, type_checker=finite)(RECORD_SCHEMA)
+    return lambda record: jsonschema.exceptions.best_match(validator.iter_errors(record))
 
-
+# %% ../../nbs/7_experiments/01_records.ipynb #or000001
 class OtherVersion(PromptrecError):
     "A record of a version of this package whose settings have other names."
 
@@ -195,8 +196,7 @@ def check_record(record: dict[str, Any], where: str = "record") -> dict[str, Any
             f"{where}: a record of schema version {found}, which this package does not read (it "
             f"reads {SCHEMA_VERSION}, whose settings have other names). Delete it and run again."
         )
-    validator = _validator()
-    wrong = _import_jsonschema().exceptions.best_match(validator.iter_errors(record))
+    wrong = _checker()(record)
     if wrong is not None:
         raise PromptrecError(
             f"{where}: {wrong.json_path}: {wrong.message[:300]}. Correct it, or delete it and run "

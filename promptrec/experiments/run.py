@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
+# %% ../../nbs/7_experiments/04_run.ipynb #im000004
 from promptrec.core import (
     PromptrecError,
     atomic_path,

@@ -20,6 +20,7 @@ import torch
 import transformers
 from torch import nn
 
+# %% ../../nbs/4_mibert/09_model.ipynb #im000002
 from ..core import PromptrecError, check_minimum, check_name, offsets_of, rng, sha256
 from ..data.dataset import Dataset
 from ..evaluation.recommender import Recommender, load_model, save_model, weights_hash

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 import transformers
 from torch import nn
 
+# %% ../../nbs/6_sbtrec/06_model.ipynb #im000003
 from ..baselines.sasrec import SasRec, SasRecNet, SasRecSettings
 from ..core import PromptrecError, check_minimum, check_name, rng, sha256
 from ..data.dataset import Dataset
@@ -128,7 +129,7 @@ class SbtRecSettings:
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c007
 def with_lora(llm: "transformers.PreTrainedModel", settings: SbtRecSettings) -> Any:
     "`llm` frozen, with LoRA adapters (rank 0: none), its layers fused."
-    from promptrec.training.adapters import add_adapters, fuse_layers  # peft loads for seconds
+    from promptrec.training.adapters import add_adapters, fuse_layers  # loading peft takes seconds
 
     llm.requires_grad_(False)
     if settings.recompute:

@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
+import transformers  # whose models take seconds to load: where one is used
 from torch import nn
 
 # %% ../../nbs/3_training/01_kernels.ipynb #db2cba1f
