@@ -22,6 +22,7 @@ from promptrec.reproduction.tables import (
     results_table,
     run_command,
     table_rows,
+    why_missing,
 )
 from promptrec.testing.records import invented_record
 
@@ -136,6 +137,8 @@ def test_every_row_that_was_not_run_names_the_command_that_runs_it(results, tmp_
             words = dict(w.split() for w in run_command(parameters, table).split(" -p ")[1:])
             [run] = missing(runs_of(words["table"], words["preset"]), tmp_path, words["shard"])
             assert {k: v for k, v in run.items() if k not in ("preset", "seed")} == parameters
+            reason = why_missing(results.paper, parameters)
+            assert ("hub" in reason) == ("backbone" in parameters and "publisher" not in reason)
             seen += 1
     assert seen > 90
 
