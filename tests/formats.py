@@ -28,7 +28,7 @@ from promptrec.data.registry import load_dataset
 from promptrec.data.safe_pickle import read_pickled_frame
 from promptrec.evaluation.recommender import load_catalogue
 from promptrec.evaluation.split import leave_one_out
-from promptrec.predict.tables import HistoryTable, ItemNumbers, history_parts
+from promptrec.predict.histories import HistoryTable, ItemNumbers, history_parts
 from promptrec.testing.datasets import walks
 from promptrec.testing.records import invented_record
 

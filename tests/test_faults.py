@@ -37,8 +37,8 @@ from promptrec.data.parsing import read_objects
 from promptrec.data.safe_pickle import read_pickled_frame
 from promptrec.evaluation.candidates import draw_candidates, save_candidates
 from promptrec.evaluation.split import leave_one_out
+from promptrec.predict.histories import HistoryTable
 from promptrec.predict.recommend import Pieces
-from promptrec.predict.tables import HistoryTable
 from promptrec.reproduction.figures import save_figure
 from promptrec.reproduction.tables import save_table
 from promptrec.testing.datasets import walks

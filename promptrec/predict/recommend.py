@@ -46,7 +46,7 @@ from ..experiments.parameters import settings_of
 from ..experiments.records import code_hash, read_record
 from ..experiments.registry import find_model
 from ..experiments.run import parse_arguments
-from .tables import Counted, HistoryTable, ItemNumbers, history_parts
+from .histories import Counted, HistoryTable, ItemNumbers, history_parts
 from ..processes import this_process
 
 # %% ../../nbs/8_predict/02_recommend.ipynb #d4ac76ef
