@@ -307,10 +307,9 @@ def signed(found: pd.Series | dict[str, float]) -> str:
 
 # %% ../../nbs/9_reproduction/02_rows.ipynb #7bc183ab
 def rival_row(results: Results, model: str, ours: RowKey) -> RowKey:
-    "The row of another model that `ours` is compared with: of its preset; for 'best' else 'paper'."
+    "The row of another model that `ours` is compared with: of its preset, else of 'paper'."
     dataset, _, preset = ours
-    has_row = preset != "best" or (dataset, model, preset) in results.runs
-    return dataset, model, preset if has_row else "paper"
+    return dataset, model, preset if (dataset, model, preset) in results.runs else "paper"
 
 
 @cache

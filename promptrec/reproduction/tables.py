@@ -277,7 +277,8 @@ def conformance(results: Results) -> pd.DataFrame:
         row |= {f"{k}, published": text for k, text in zip(r["column"], r["printed"])}
         if key not in results.runs:
             given = next(g for g in GRID["table-4"] if (g["dataset"], model_label(g)) == key[:2])
-            out.append(row | {"command": run_command(given, "table-4")})
+            why = why_missing(results.paper, given)
+            out.append(row | {"why": why, "command": run_command(given, "table-4")})
             continue
         for protocol, metric in product(RANKINGS, ("recall@10", "ndcg@10")):
             row[f"{protocol} {metric}"] = str(measure(results, key, protocol, metric))
@@ -288,7 +289,7 @@ def conformance(results: Results) -> pd.DataFrame:
         out.append(row | about_runs(results.runs[key]))
     columns = ["model", "source", "recall@10, published", "full recall@10", "band", "in the band"]
     columns += ["ndcg@10, published", "full ndcg@10", "sampled recall@10", "sampled ndcg@10"]
-    columns += ["seeds", "epochs", "command"]
+    columns += ["seeds", "epochs", "why", "command"]
     return (
         pd.DataFrame(out).set_index("data set").reindex(columns=columns).astype(object).fillna("")
     )
