@@ -66,6 +66,11 @@ def why_missing(paper: dict[str, Any], given: dict[str, Any]) -> str:
     row = f"{model_label(given)} on {given['dataset']}"
     return next(reason for pattern, reason in paper["missing"] if re.search(pattern, row))
 
+
+def _not_run(results: Results, given: dict[str, Any], grid: str) -> dict[str, str]:
+    "The cells of a row without records."
+    return {"why": why_missing(results.paper, given), "command": run_command(given, grid)}
+
 # %% ../../nbs/9_reproduction/03_tables.ipynb #72367f87
 def table_spec(paper: dict[str, Any], table: str) -> dict[str, Any]:
     "How a table is drawn (papers.toml), with what it takes from the one that it is `like`."
@@ -133,9 +138,8 @@ def results_table(results: Results, table: str) -> pd.DataFrame:
         at, key = (dataset, printed_label(given)), (dataset, model, preset)
         shown = shown_name(model, runs)
         row = {"data set": dataset, "model": shown, "preset": preset or "not run"}
-        not_run = {"why": why_missing(results.paper, given), "repeats": Run.repeats}
-        not_run["command"] = run_command(given, spec["grid"])
-        row |= about_runs(runs) if runs else not_run
+        row |= about_runs(runs) if runs else _not_run(results, given, spec["grid"])
+        row.setdefault("repeats", Run.repeats)  # the rule of the command
         out.append(row | {c: _cell(results, table, at, key, s) for c, s in cells.items()})
     columns = ["model", "preset", "seeds", *sources, "why", "command"]
     return (
@@ -277,8 +281,7 @@ def conformance(results: Results) -> pd.DataFrame:
         row |= {f"{k}, published": text for k, text in zip(r["column"], r["printed"])}
         if key not in results.runs:
             given = next(g for g in GRID["table-4"] if (g["dataset"], model_label(g)) == key[:2])
-            why = why_missing(results.paper, given)
-            out.append(row | {"why": why, "command": run_command(given, "table-4")})
+            out.append(row | _not_run(results, given, "table-4"))
             continue
         for protocol, metric in product(RANKINGS, ("recall@10", "ndcg@10")):
             row[f"{protocol} {metric}"] = str(measure(results, key, protocol, metric))
@@ -326,12 +329,12 @@ def as_paragraphs(table: pd.DataFrame, lead: str) -> str:
 
 
 def missing_rows(table: pd.DataFrame) -> list[str]:
-    "The rows of `results_table` without a record in Markdown, those of one reason together."
+    "The rows of a table without records in Markdown, those of one reason together."
     missing = table[table["command"] != ""].reset_index().drop_duplicates(["data set", "model"])
     out = ["What was not run, why, and the command that makes it."] if len(missing) else []
     for why, rows in missing.groupby("why", sort=False):
         each = zip(rows["model"], rows["data set"], rows["command"])
-        out += [f"*{why}*", "\n".join(f"- {m} on {d}: `{command}`" for m, d, command in each)]
+        out += [f"*{why}:*", "\n".join(f"- {m} on {d}: `{command}`" for m, d, command in each)]
     return out
 
 # %% ../../nbs/9_reproduction/03_tables.ipynb #d4386092
