@@ -331,7 +331,7 @@ def probed_part(
         candidates = replace(candidates, items=candidates.items[which])
     return which, replace(data.split, test=data.split.test[which]), candidates
 
-
+# %% ../../nbs/7_experiments/04_run.ipynb #pb000004
 class _Probed:
     "What `evaluate` needs of a model, which scores as one of its probes does."
 
