@@ -39,7 +39,7 @@ from promptrec.experiments import run as runs
 from promptrec.experiments.engine import run_all
 from promptrec.experiments.grid import missing
 from promptrec.experiments.search import search
-from promptrec.predict import recommend, tables
+from promptrec.predict import histories, recommend
 
 MOST_SECONDS = 300  # of a command that is not killed
 
@@ -126,7 +126,7 @@ def prepare(base: Path) -> int:
     parts = Files("parts", {name: f"{at}/{name}" for name in names})
     SOURCES["parts"] = Source("parts", "dataset", (parts,), "none", "none")
     train(base, base, model="markov")
-    tables.USERS = 8  # users of a piece of a prediction
+    histories.USERS = 8  # users of a piece of a prediction
     return pid
 
 

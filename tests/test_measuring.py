@@ -24,7 +24,7 @@ def benchmark(root):
     code = {cell.id: cell.source for cell in cells if cell.cell_type == "code"}
     order = list(code)
     names = {}
-    for cell in ("c002", "c003"):
+    for cell in order[: order.index("c003") + 1]:
         exec(code[cell], names)
     names |= {"cases": "gru4rec", "steps": 1}
     for cell in ("c004", *order[order.index("c041") : order.index("c044") + 1]):
