@@ -19,7 +19,7 @@ from .download import data_folder, sources_at_hand, sources_in
 from .filters import keep_frequent, keep_rated_items, keep_rating, keep_users
 from .large import open_amazon, open_folder
 from .lastfm import read_lastfm
-from .llara import LLARA_HISTORY, LLARA_LEAST, read_llara
+from .llara import LLARA_HISTORY, LLARA_LEAST, read_llara, users_by_time
 from .movielens import read_movielens
 from .steam import read_steam
 
@@ -53,17 +53,28 @@ def _recipes() -> dict[str, Recipe]:
     recipes["lastfm"] = Recipe(read_lastfm)
     for name in ("steam-australian", "steam"):
         recipes[name] = Recipe(read_steam)
-    for name in ("llara-movielens", "llara-lastfm", "llara-steam"):
-        recipes[name] = Recipe(
-            read_llara,
-            filters=(),
-            split="users",
-            candidates="uniform-20",
-            max_history=LLARA_HISTORY,
-            min_history=LLARA_LEAST,
-            rebuilt_from="ml-100k" if name == "llara-movielens" else "",
-        )
+    by_llara = Recipe(
+        read_llara,
+        filters=(),
+        split="users",
+        candidates="uniform-20",
+        max_history=LLARA_HISTORY,
+        min_history=LLARA_LEAST,
+    )
+    recipes["llara-movielens"] = replace(by_llara, rebuilt_from="ml-100k")
+    recipes["llara-lastfm"] = recipes["llara-steam"] = by_llara
+    recipes["steam-australian-llara"] = replace(
+        by_llara,
+        read=_read_australian,
+        filters=(keep_users, users_by_time),
+        rebuilt_from="steam-australian",
+    )
     return recipes
+
+
+def _read_australian(name: str, data_dir: str | Path | None) -> Dataset:
+    "The Australian reviews of Steam, as `name`."
+    return replace(read_steam("steam-australian", data_dir), name=name)
 
 
 DATASETS = _recipes()  # name -> recipe

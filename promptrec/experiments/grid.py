@@ -125,7 +125,7 @@ GRID_B = {
     "figure-4-b": _each(_LLARA[:1], _CODEBOOKS),
     "figure-5-b": _each(_LLARA[:1], _models(("sbtrec", "sbtrec-curriculum", "sbtrec-two-stage"))),
     # the main comparison, on the data that need not be asked for
-    "main-b": _each(_LLARA[:2], _models(CHOOSERS)),
+    "main-b": _each((*_LLARA[:2], "steam-australian-llara"), _models(CHOOSERS)),
 }
 
 # %% ../../nbs/7_experiments/06_grid.ipynb #095a2664
