@@ -229,5 +229,12 @@ def test_notebooks_are_executed_and_quiet(root):
             assert bad not in text, f"{path.name}: an output holds {bad}"
 
 
+def test_runs_named_on_pages_of_figures_have_records(root):
+    kept = {path.stem for path in (root / "figures" / "records").rglob("*.json")}
+    for page in sorted((root / "figures").rglob("*.md")):
+        named = set(re.findall(r"[a-z0-9-]+-seed\d+-[0-9a-f]{8}", page.read_text()))
+        assert named <= kept, f"{page.name} was drawn from runs without records: draw it again"
+
+
 def test_readme_is_short(root):
     assert len(Path(root / "README.md").read_text().splitlines()) <= 150

@@ -195,7 +195,7 @@ def test_claims_on_planted_orders(results):
         == pair("mibert", "mibert-pb")["full catalogue"]
         == "holds, at quick"
     )
-    assert pair("mibert-pb", "mibert")["verdict"] == "does not, at quick"
+    assert pair("mibert-pb", "mibert")["verdict"] == "does not hold, at quick"
     assert (
         pair("mibert-no-short", "mibert-no-long")["verdict"] == "undecided here"
         and "smallest to be seen" in pair("mibert-no-short", "mibert-no-long")["found"]
@@ -214,7 +214,7 @@ def test_claims_on_planted_orders(results):
     )
     assert set(table["verdict"].str.removesuffix(", at quick")) <= {
         "holds",
-        "does not",
+        "does not hold",
         "undecided here",
         "not testable here",
     }
@@ -226,9 +226,15 @@ def test_the_rule_counts(signs, most):
     found = verdict(pd.DataFrame([ends[s] for s in signs], columns=["low", "high", "p"]), most=most)
     above, below, n = signs.count(1), signs.count(-1), len(signs)
     wanted = (
-        ("holds" if 2 * above > n else "does not" if 2 * (n - below) <= n else "undecided here")
+        (
+            "holds"
+            if 2 * above > n
+            else "does not hold"
+            if 2 * (n - below) <= n
+            else "undecided here"
+        )
         if most
-        else ("holds" if above == n else "does not" if below else "undecided here")
+        else ("holds" if above == n else "does not hold" if below else "undecided here")
     )
     assert found == wanted
 

@@ -29,11 +29,10 @@ from .parameters import configure
 from .run import execute, lease_path, parse_arguments, prepare
 from ..jobs import Job, Process, failure
 from ..leases import Held, holder, lease
+from ..training.loop import OtherCheckpoint
 
 # %% ../../nbs/7_experiments/10_engine.ipynb #20f9e9de
-_ANEW = re.compile(
-    r"was begun with other (?:(?:settings|code|packages|pre-trained weights)(?:, )?)+\."
-)
+_BEGIN_ANEW = {"settings", "code", "packages", "pre-trained weights"}
 
 
 def _execute(given: dict[str, Any]) -> Path:
@@ -42,8 +41,8 @@ def _execute(given: dict[str, Any]) -> Path:
         run = configure(**given, resume=resume)
         try:
             return execute(run, prepare(run), progress=True).path
-        except PromptrecError as e:
-            if not resume or not _ANEW.search(str(e)):
+        except OtherCheckpoint as e:
+            if not resume or not set(e.differ) <= _BEGIN_ANEW:
                 raise
             print(e, file=sys.stderr)
     raise AssertionError
@@ -264,7 +263,9 @@ _LOOK = 0.3  # seconds between two looks at what ended
 
 
 class _Grid:
-    "Runs to be made, and how far they are; `failed` says of each that ended what went wrong."
+    """Runs to be made, and how far they are; `outcome` says of each that ended what went wrong, ''
+    if nothing did.
+    """
 
     def __init__(self, runs: list[dict[str, Any]], folders: dict[str, Any], threads: int) -> None:
         self.runs, self.folders, self.threads = runs, folders, threads
@@ -272,14 +273,16 @@ class _Grid:
         self.working: dict[int, Work] = {}
         self.began: dict[int, float] = {}
         self.seconds: dict[int, float] = {}
-        self.failed: dict[int, str] = {}
+        self.outcome: dict[int, str] = {}
         self.killed: set[int] = set()
         self.records = [record_path(given, folders["records"]) for given in runs]
-        self.made = [configure(**given, out_dir=folders["out_dir"]) for given in runs]
+        self.configured = [configure(**given, out_dir=folders["out_dir"]) for given in runs]
 
     def _held(self, i: int) -> str:
         "Who makes a run elsewhere."
-        return holder(self.records[i].with_suffix(".lease")) or holder(lease_path(self.made[i]))
+        return holder(self.records[i].with_suffix(".lease")) or holder(
+            lease_path(self.configured[i])
+        )
 
     def begin(self, engine: Local | Slurm) -> None:
         "Begin what is free, as long as the engine has workers."
@@ -287,13 +290,13 @@ class _Grid:
             if len(self.working) >= engine.most:
                 break
             if self.records[i].exists():
-                self.failed[i] = ""
+                self.outcome[i] = ""
             elif self._held(i):
                 continue
             else:
                 words = _words(self.runs[i] | self.folders)
                 command = [sys.executable, "-m", "promptrec.experiments", "record", *words]
-                log = self.made[i].folder.with_name(f"{self.made[i].name}.log")
+                log = self.configured[i].folder.with_name(f"{self.configured[i].name}.log")
                 variables = {"OMP_NUM_THREADS": str(self.threads)}
                 self.working[i] = engine.start(command, log, variables)
                 self.began[i] = time.perf_counter()
@@ -314,7 +317,7 @@ class _Grid:
             elif lost and i not in self.killed:
                 self.waiting.append(i)
             else:
-                self.failed[i] = wrong
+                self.outcome[i] = wrong
                 self.seconds[i] = round(time.perf_counter() - self.began[i], 1)
             if lost:
                 self.killed.add(i)
@@ -351,12 +354,12 @@ def run_all(
                 grid.begin(chosen)
                 time.sleep(_LOOK)
                 grid.end()
-                bar.update(len(grid.failed) - bar.n)
+                bar.update(len(grid.outcome) - bar.n)
         finally:  # interrupted: they save where they are
             for work in grid.working.values():
                 work.stop()
     rows = []
     for i, given in enumerate(runs):
         seconds = grid.seconds.get(i, float("nan"))
-        rows.append({**given, "seconds": seconds, "failed": grid.failed[i]})
+        rows.append({**given, "seconds": seconds, "failed": grid.outcome[i]})
     return pd.DataFrame(rows)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..core import PromptrecError, known_name, project_path
 from ..data.download import data_folder
-from .parameters import Run, configure
+from .parameters import PROMPT_WORDS, Run, configure
 from .records import records_of
 from .registry import find_model, pick_preset
 from .run import split_of
@@ -189,8 +189,7 @@ def missing(
     return [run for run in runs[int(i) :: int(n)] if not record_path(run, records).exists()]
 
 # %% ../../nbs/7_experiments/06_grid.ipynb #48869473
-_WORDS = ("prefix", "verb", "noun", "rating")
-_MAKES_SPLIT = ("dataset", "split", "repeats", "max_history", "t1", "t2", *_WORDS)
+_MAKES_SPLIT = ("dataset", "split", "repeats", "max_history", "t1", "t2", *PROMPT_WORDS)
 
 
 def _protocol_of(config: dict[str, Any]) -> tuple[Any, ...]:

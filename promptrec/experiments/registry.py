@@ -106,7 +106,7 @@ def models_of(model: type) -> dict[str, Model]:
         each = getattr(model, "prefix_presets", {})
         if name not in getattr(model, "untrained", ()):
             presets = _with_best(getattr(model, "presets", None))
-        if presets:  # what makes a variant holds at every preset
+        if presets:  # a variant's own settings override every preset's
             presets = {
                 preset: values | {k: v for k, v in changes.items() if k in values}
                 for preset, values in presets.items()

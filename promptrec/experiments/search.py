@@ -163,8 +163,9 @@ def trials(model: str, n: int, preset: str = "paper") -> list[dict[str, Any]]:
     """`n` settings of a model's space (all, if there are fewer), the same each time; the first of
     2n are the n.
 
-    The first sets nothing, which leaves the preset's own; then comes a known recipe, if the model
-    has one and `preset` is not it; then some drawn without repeats. Raises unless n is 1 or more.
+    The first sets nothing, which leaves the preset's own; then comes a known recipe for models
+    that read tokens at `preset`, if there is one; then some drawn without repeats. Raises unless
+    n is 1 or more.
     """
     if type(n) is not int or n < 1:
         raise PromptrecError(f"trials={n!r} must be a whole number, 1 or more.")
@@ -678,8 +679,9 @@ def chosen(found: dict[str, Any], n: int) -> dict[str, Any]:
 # %% ../../nbs/7_experiments/07_search.ipynb #fb38e73f
 NOTE = (
     "Every trial trains as a run does and is worth its best validation metric; the test part is "
-    "not looked at. 'its own settings': the first trial. Runs with the best of the first n trials "
-    "stand in the tables as 'quick-tuned-n' or 'paper-tuned-n'."
+    "not looked at. 'its own settings': the first trial. Where the space is smaller than the "
+    "trials asked for, all of it is tried. Runs with the best of the first n trials stand in the "
+    "tables as 'quick-tuned-n' or 'paper-tuned-n'."
 )
 
 
@@ -707,7 +709,7 @@ def _summary(found: dict[str, Any]) -> dict[str, Any]:
         "its own settings": values[0] if values else np.nan,
         "best trial": best_value,
         "best settings": best_settings,
-        "hours": round(seconds / 3600, 2),
+        "hours": round(seconds / 3600, 4),
     } | drawn
 
 # %% ../../nbs/7_experiments/07_search.ipynb #f528ed5b

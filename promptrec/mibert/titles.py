@@ -69,8 +69,8 @@ class TitleTable(nn.Module):
 
 # %% ../../nbs/4_mibert/02_titles.ipynb #tt000002
 class TextTitles(TitleTable):
-    """A `TitleTable` whose embeddings are a trained map of their start plus a part of their own;
-    titles that are not in training can be scored from their text.
+    """A `TitleTable` whose embeddings are a trained map of their start plus a part of their own, so
+    that titles which are not in training have a score from their text.
     """
 
     text: torch.Tensor  # what the embeddings start as [V, d]
@@ -104,10 +104,6 @@ class TextTitles(TitleTable):
         "As `TitleTable.loss`, among the titles of training."
         bias = self.bias.masked_fill(self.unseen, -torch.inf)
         return full_softmax(h, self.weight, bias, target)
-
-    def new_logits(self, h: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        "Scores [n, m] of titles that are no items, from their mean words `text` [m, d]; no bias."
-        return h @ self.map(text).T
 
 # %% ../../nbs/4_mibert/02_titles.ipynb #te000002
 def projected(vectors: torch.Tensor, start: torch.Tensor, seed: int) -> torch.Tensor:

@@ -35,14 +35,18 @@ from promptrec.reproduction.rows import (
 
 # %% ../../nbs/9_reproduction/04_claims.ipynb #7c41cf06
 def verdict(found: pd.DataFrame, n: int | None = None, most: bool = False) -> str:
-    "'holds', 'does not' or 'undecided here', from those of `n` comparisons that were made."
+    "'holds', 'does not hold' or 'undecided here', from those of `n` comparisons that were made."
     n = n or len(found)
     need = n // 2 + 1 if most else n
     sure = holm(found["p"]) < 0.05
     # where all are needed, chance would have to raise every one; of a majority it may raise some
     above = ((found["low"] > 0) & (sure | (not most))).sum()
     below = ((found["high"] < 0) & sure).sum()
-    return "holds" if above >= need else "does not" if n - below < need else "undecided here"
+    if above >= need:
+        return "holds"
+    if n - below < need:
+        return "does not hold"
+    return "undecided here"
 
 # %% ../../nbs/9_reproduction/04_claims.ipynb #e75c9331
 @dataclass(frozen=True)
@@ -259,12 +263,10 @@ def evidence(rows: list[list[dict[str, Any]]], paper: str) -> str:
     return text + f"; {few} seeds" * (few > 1)
 
 # %% ../../nbs/9_reproduction/04_claims.ipynb #a8a0060f
-def at_preset(text: str, preset: str, paper: str) -> str:
-    "A verdict, marked where it is of models made smaller than the paper's, if paper A's are."
+def at_preset(text: str, preset: str) -> str:
+    "A verdict, marked where it is of models made smaller than the paper's."
     plain = preset == "paper" or text == "undecided here"
-    return (
-        text if plain or not paper_of(paper)["claims"]["marks_presets"] else f"{text}, at {preset}"
-    )
+    return text if plain else f"{text}, at {preset}"
 
 
 def judge(claim: Claim, results: Results, at: Place) -> dict[str, str]:
@@ -274,13 +276,13 @@ def judge(claim: Claim, results: Results, at: Place) -> dict[str, str]:
         return {}
     n = len(claim.pairs) * len(claim.metrics) if claim.kind == "pairs" else len(found)
     row = {"data set": at[0], "found": found_text(found, n)}
-    row["verdict"] = at_preset(verdict(found, n, claim.most), at[1], claim.paper)
+    row["verdict"] = at_preset(verdict(found, n, claim.most), at[1])
     ranked = claim.kind == "pairs" and claim.metrics[0] not in (*COST_TEXTS, "valid")
     for column, protocol in results.paper["claims"]["also"].items() if ranked else ():
         other = found_differences(claim, results, at, protocol)
         if len(other):
             n = len(claim.pairs) * len(metrics_by(claim, protocol))
-            row[column] = at_preset(verdict(other, n, claim.most), at[1], claim.paper)
+            row[column] = at_preset(verdict(other, n, claim.most), at[1])
     models = dict.fromkeys(results.row_name(*at, m) for pair in claim.pairs for m in pair)
     runs = [results.runs[key] for m in models if (key := (at[0], m, at[1])) in results.runs]
     return row | {"evidence": evidence(runs, claim.paper)}
@@ -318,7 +320,7 @@ def judge_density(claim: Claim, results: Results, preset: str) -> dict[str, str]
     return {
         "data set": ", ".join(gains),
         "found": "; ".join(f"{d} {signed(gain)}" for d, gain in gains.items()),
-        "verdict": at_preset(verdict(found), preset, claim.paper),
+        "verdict": at_preset(verdict(found), preset),
         "evidence": evidence([results.runs[key] for key in keys], claim.paper),
     }
 

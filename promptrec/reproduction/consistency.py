@@ -121,8 +121,11 @@ def _claims(check: dict[str, Any], _: Values) -> list[Values]:
             pair = tuple(r[k] for k in ("dataset", "metric", "better", "other"))
             if not wrong and (not small or pair in seen):
                 continue
-            outcome = "small" if not wrong else "level" if claim.level else "contradiction"
-            seen |= {pair} if outcome == "small" else set()
+            if not wrong:
+                outcome = "small"
+                seen.add(pair)
+            else:
+                outcome = "level" if claim.level else "contradiction"
             texts = {"claim": claim.text, "at": claim.where, "tables": ", ".join(claim.tables)}
             values = {"level": claim.level, "correlation": CORRELATION, "outcome": outcome}
             rows.append(r | texts | values)

@@ -78,7 +78,15 @@ def compared_places(results: Results) -> list[tuple[str, str]]:
     return sorted({place for place in places if places.count(place) > 1})
 
 # %% ../../nbs/9_reproduction/09_figures.ipynb #61928c79
-_RANKED_AMONG = {"sampled": "100 popular negatives", "full": "full catalogue"}
+def _negatives(results: Results, dataset: str, preset: str) -> int:
+    "How many negatives the targets of a data set's runs at a preset are ranked among."
+    runs = next(runs for key, runs in results.runs.items() if key[::2] == (dataset, preset))
+    return int(runs[0]["config"]["candidates"].partition("-")[2])
+
+
+def _ranked_among(negatives: int) -> dict[str, str]:
+    "Protocol -> what targets are ranked among, in words."
+    return {"sampled": f"{negatives} negatives by popularity", "full": "full catalogue"}
 
 
 def plot_results(
@@ -89,6 +97,7 @@ def plot_results(
     """
     keys = [key for key in results.runs if key[::2] == (dataset, preset)]
     keys.sort(key=lambda key: measure(results, key, "full", metric).value)
+    negatives = _negatives(results, dataset, preset)
     size = (8, 0.8 + 0.24 * len(keys))
     fig, axes = plt.subplots(1, 2, figsize=size, layout="constrained", sharey=True)
     for ax, protocol in zip(axes, RANKINGS):
@@ -98,11 +107,12 @@ def plot_results(
             ax.plot((m.low, m.high), (y, y), color="steelblue", lw=2)
             ax.plot(m.seeds, [y] * len(m.seeds), "|", color="black", ms=7, mew=0.8)
             ax.plot(m.value, y, "o", color="darkred" if own else "steelblue", ms=5, clip_on=False)
-        ax.set_title(f"{dataset}, {preset}: {_RANKED_AMONG[protocol]}", fontsize=10)
+        ax.set_title(f"{dataset}, {preset}: {_ranked_among(negatives)[protocol]}", fontsize=10)
         ax.set(xlabel=metric, xlim=0)
         ax.grid(axis="x", alpha=0.3)
     if metric.startswith("recall"):
-        axes[0].axvline(int(metric.partition("@")[2]) / 101, color="grey", lw=0.8, ls=":")
+        chance = int(metric.partition("@")[2]) / (negatives + 1)
+        axes[0].axvline(chance, color="grey", lw=0.8, ls=":")
     names = [model.replace(" (max_tokens", "\n(max_tokens") for _, model, _ in keys]
     axes[0].set_yticks(range(len(names)), names, fontsize=8)
     return fig
@@ -120,7 +130,8 @@ def plot_validation(
         for ax, column in zip(axes, (metric, f"full {metric}")):
             if column in t:
                 ax.plot(minutes, t[column], marker=".", ms=4, lw=1, color=color, label=model)
-    for ax, among in zip(axes, _RANKED_AMONG.values()):
+    titles = _ranked_among(_negatives(results, dataset, preset))
+    for ax, among in zip(axes, titles.values()):
         ax.set(xlabel="minutes of training", xscale="log", ylabel=f"validation {metric}", ylim=0)
         ax.set_title(f"{dataset}, {preset}: {among}", fontsize=10)
     if curves:

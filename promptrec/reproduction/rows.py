@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RowKey', 'RANKINGS', 'COST_TEXTS', 'model_label', 'printed_label', 'preset_label', 'data_label', 'run_key',
-           'row_label', 'language_model', 'Results', 'read_users', 'read_results', 'Measure', 'measure',
+           'row_label', 'language_model', 'Results', 'read_users', 'read_results', 'Measure', 'user_values', 'measure',
            'beyond_measure', 'compare_rows', 'signed', 'rival_row', 'family', 'standing', 'clock', 'run_seconds',
            'device_name', 'is_capped', 'reading_model', 'shown_name', 'repeats_text', 'targets_text', 'about_runs',
            'costs', 'epochs_table']
@@ -74,7 +74,9 @@ def data_label(config: dict[str, Any], paper: str) -> str:
 def run_key(config: dict[str, Any]) -> str:
     "What makes a run of a configuration, whatever its data, seed and device."
     of_device = ("precision", "half_precision", "compile")
-    left_out = ("seed", "monitor", *of_device)
+    left_out = {"seed", "monitor", *of_device, "members"}  # members: names of runs, seed and all
+    if (config.get("settings") or {}).get("chosen"):  # of each seed on validation
+        left_out.add("weight")
     parts = (config.get(name) or {} for name in ("settings", "loop"))
     kept = [{k: v for k, v in part.items() if k not in left_out} for part in parts]
     return json.dumps([config.get("model"), config.get("preset"), *kept], sort_keys=True)
@@ -94,17 +96,16 @@ def row_label(config: dict[str, Any], paper: str) -> str | None:
     """The name of a run's row in the paper's tables; None where it has words of the prompt or
     settings that are neither its preset's, nor chosen by a search, nor those that a row may set.
     """
-    usual = {"dataset", "model", "preset", "seed", "settings", "loop", "literal"}
-    usual |= {"tuned", "sampler", *_SETTING}
+    known = {"dataset", "model", "preset", "seed", "settings", "loop", "literal"}
+    known |= {"tuned", "sampler", *_SETTING}
     about, model = paper_of(paper), config["model"]
-    if not set(config) <= usual:
+    if not set(config) <= known:
         return None
     if "tuned" in config or model not in MODELS:
         return model
     settings = _all_settings(config)
-    allowed = {
-        k: v for k in (*about["named"], *about["free"]) if (v := settings.get(k)) is not None
-    }
+    may_set = (*about["named"], *about["free"])
+    allowed = {k: settings[k] for k in may_set if settings.get(k) is not None}
     given = {k: config[k] for k in ("model", "preset", "literal", *_SETTING) if k in config}
     if run_key(configure(**given, **allowed).config) != run_key(config):
         return None
@@ -140,8 +141,11 @@ class Results:
 
     def row_name(self, dataset: str, preset: str, model: str) -> str:
         "The row of a model with the paper's own backbone, if that was run; else its own name."
-        own = {"model": model} | ({"backbone": BACKBONES[model]} if model in BACKBONES else {})
-        return name if (dataset, name := model_label(own), preset) in self.runs else model
+        if model in BACKBONES:
+            name = model_label({"model": model, "backbone": BACKBONES[model]})
+            if (dataset, name, preset) in self.runs:
+                return name
+        return model
 
     def outcomes(self, keys: list[RowKey], protocols: list[str]) -> list[np.ndarray]:
         """Ranks, or choices (0 the target, others above, -1 none), [S, U] of rows, each by its
@@ -203,9 +207,13 @@ def _check_fellows(record: dict, base: dict, row: dict[int, dict]) -> None:
 
 # %% ../../nbs/9_reproduction/02_rows.ipynb #cfbe6063
 def _seeds(row: dict[int, dict]) -> list[dict]:
-    "The records of a row by seed; one alone where nothing is trained, as further ones are copies."
+    """The records of a row by seed; one alone of a model of ours that is not trained, as further
+    ones are copies.
+    """
     runs = [row[seed] for seed in sorted(row)]
-    return runs if "loop" in runs[0]["config"] else runs[:1]
+    config = runs[0]["config"]
+    is_fixed = config["model"] in MODELS and "loop" not in config
+    return runs[:1] if is_fixed else runs
 
 
 def read_results(folder: str | Path, paper: str, llm: str | None = None) -> Results:
@@ -255,13 +263,19 @@ class Measure:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]{spread}"
 
 
+def user_values(results: Results, key: RowKey, protocol: str, metric: str) -> np.ndarray:
+    "A metric of each user of a row by a ranking, by seed [S, U]; users as in the first seed."
+    [ranks] = results.outcomes([key], [protocol])
+    return user_metrics(ranks.ravel())[metric].to_numpy().reshape(ranks.shape)
+
+
 @cache
 def measure(results: Results, key: RowKey, protocol: str, metric: str) -> Measure:
     "A metric of a row by a protocol; interval: bootstrap over users, for choices Wilson's."
-    [found] = results.outcomes([key], [protocol])
     if protocol in RANKINGS:
-        worth = user_metrics(found.ravel())[metric].to_numpy().reshape(found.shape)
+        worth = user_values(results, key, protocol, metric)
         return Measure(worth.mean(), *paired_interval(worth.mean(0), 2000), worth.mean(1))
+    [found] = results.outcomes([key], [protocol])
     seeds = [choice_share(c, protocol)[metric]["value"] for c in found]
     return Measure(**choice_share(found, protocol)[metric], seeds=np.array(seeds))
 

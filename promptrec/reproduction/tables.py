@@ -18,7 +18,6 @@ import pandas as pd
 
 from ..core import atomic_path, check_name
 from ..evaluation.choice import RANK_COLUMNS
-from ..evaluation.metrics import user_metrics
 from ..evaluation.stats import paired_interval
 from ..experiments.grid import GRID, runs_of
 from ..experiments.parameters import Run
@@ -40,6 +39,7 @@ from promptrec.reproduction.rows import (
     rival_row,
     shown_name,
     signed,
+    user_values,
 )
 
 # %% ../../nbs/9_reproduction/03_tables.ipynb #fa002c4c
@@ -227,13 +227,14 @@ def segments(users: pd.DataFrame) -> dict[str, np.ndarray]:
 def segments_table(results: Results, protocol: str, metric: str) -> pd.DataFrame:
     "A metric of each row for the segments of its targets: mean over seeds [95% interval]."
     out = []
-    for (dataset, model, preset), runs in results.runs.items():
-        if protocol not in runs[0]["table"]:
+    for key, runs in results.runs.items():
+        if not results.has(key, protocol):
             continue
-        worth = [user_metrics(r["table"][protocol])[metric].to_numpy() for r in runs]
+        worth = user_values(results, key, protocol, metric).mean(0)  # [U]
+        dataset, model, preset = key
         row = {"data set": dataset, "model": shown_name(model, runs), "preset": preset}
         for name, which in segments(runs[0]["table"]).items():
-            mean = np.mean([w[which] for w in worth], axis=0)
+            mean = worth[which]
             if len(mean) > 1:
                 low, high = paired_interval(mean, 2000)
                 row[name] = f"{mean.mean():.3f} [{low:.3f}, {high:.3f}]"
@@ -354,6 +355,9 @@ def save_table(
     with atomic_path(Path(folder) / f"{name}.csv") as path:
         table.to_csv(path)
     shown = table.drop(columns=["why", "command"], errors="ignore").round(4)
+    shown = shown.astype(object).where(shown.notna(), "")
+    if len(shown) and isinstance(shown.index, pd.RangeIndex):  # a number that says nothing
+        shown = shown.set_index(shown.columns[0])
     blocks = (
         [shown.to_markdown(disable_numparse=True)] if len(table) else ["No record gives a row."]
     )

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizer
 
 from ..core import PromptrecError
 from ..data.download import SOURCES, cache_dir, locate
-from ..mibert.encoder import backbone_path, quiet_loading
+from ..mibert.encoder import backbone_path, keep_layers, quiet_loading
 from ..processes import this_process
 
 # %% ../../nbs/6_sbtrec/03_language_model.ipynb #c005
@@ -118,15 +118,7 @@ def _config(name: str, path: str, layers: int | None = None) -> PretrainedConfig
             f"{name} is a {architectures[0]}, not a causal language model such as Llama: use "
             f"{', '.join(_gguf_names())}, a folder with such a model, or a hub's."
         )
-    if layers is not None:
-        if not 1 <= layers <= config.num_hidden_layers:
-            raise PromptrecError(
-                f"layers={layers}: {name} has {config.num_hidden_layers} layers. Use 1 to "
-                f"{config.num_hidden_layers}, or None for all."
-            )
-        config.num_hidden_layers = layers
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:layers]
+    keep_layers(config, name, layers)
     return config
 
 

@@ -111,6 +111,12 @@ class SbtRecSettings:
                 "own token alone. Use history_words=False, place='last' and behaviour='sequence' "
                 "or 'both', or users_per_list=1."
             )
+        if self.users_per_list > max(1, self.negatives):
+            raise PromptrecError(
+                f"users_per_list={self.users_per_list} with negatives={self.negatives}: a list "
+                "must hold the targets of all its users and one item more. Use more negatives, or "
+                "fewer users_per_list."
+            )
         if not 0 <= self.distilled <= 1 or self.distilled and self.behaviour == "none":
             raise PromptrecError(
                 f"distilled={self.distilled}: it is a share, from 0 to 1, of the answers that the "
@@ -297,9 +303,9 @@ class SbtNet(nn.Module):
             embeds = insert_behaviour(embeds, x["marks"], tokens)
         return embeds
 
-    def forward(self, x: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict]:
-        """Mean negative log-likelihood of the answers' tokens (paper B, 3.5.1), the first of each
-        weighted by `first_weight`; no parts of it.
+    def answer_losses(self, x: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Negative log-likelihood of each token of the answers [n] (paper B, 3.5.1), float32, and
+        which are the first of theirs, bool [n].
         """
         labels = x["labels"][:, 1:]  # the state at a token predicts the one behind it
         answer = labels >= 0
@@ -309,7 +315,11 @@ class SbtNet(nn.Module):
             states = out.last_hidden_state[:, :-1][answer]
             logits = self.lm.get_output_embeddings()(states)
         losses = F.cross_entropy(logits.float(), labels[answer], reduction="none")
-        is_first = (answer & (x["labels"][:, :-1] < 0))[answer]
+        return losses, (answer & (x["labels"][:, :-1] < 0))[answer]
+
+    def forward(self, x: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict]:
+        "Mean of `answer_losses`, the first of each answer weighted by `first_weight`; no parts."
+        losses, is_first = self.answer_losses(x)
         weight = torch.where(is_first, self.settings.first_weight, 1.0)
         return (weight * losses).sum() / weight.sum(), {}
 
@@ -428,7 +438,8 @@ class PromptBatches:
         "Examples of each batch of an epoch (from 0), in batches of similar length."
         g = rng(self.seed, 0, epoch)
         s, users = self.settings, self.settings.users_per_list
-        examples = g.permutation(len(self))[: s.examples and s.examples * users]
+        most = None if s.examples is None else s.examples * users
+        examples = g.permutation(len(self))[:most]
         if users > 1:  # whole lists
             examples = examples[: len(examples) // users * users]
             step = self.batch_size * users
@@ -604,10 +615,10 @@ def validation_loss(
     targets = candidates[:, 0]
     total, tokens = 0.0, 0
     for _, x in prompt_rows(net, prompts, split.histories(part), candidates, targets):
-        n = int((x["labels"] >= 0).sum())
         with own_precision(net.lm, precision):
-            total += n * net(x)[0].item()
-        tokens += n
+            losses, _ = net.answer_losses(x)
+        total += losses.sum().item()
+        tokens += len(losses)
     return total / tokens
 
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c029
@@ -715,6 +726,11 @@ def probes_of(model: "SbtRec") -> dict[str, Callable[[Histories, np.ndarray], np
         with with_noise_tokens(model, h):
             return model.score(h, c)
 
+    def target(h: Histories, c: np.ndarray) -> np.ndarray:
+        z = model.item_states(c[:, 0])
+        # codes and aligner of a sequence alone were made for states, which are longer than items
+        return model.score(h, c, z if kind == "both" else as_long_as(z, model.states(h)))
+
     kind = model.settings.behaviour
     of_sequence = kind in ("sequence", "both")
     nothing = without if of_sequence else model.score  # no state of an empty sequence
@@ -729,7 +745,7 @@ def probes_of(model: "SbtRec") -> dict[str, Callable[[Histories, np.ndarray], np
         found["no words"] = lambda h, c: model.score(h.last(0), c, model.states(h))
     if of_sequence:
         found["another user's token"] = lambda h, c: model.score(h, c, model.states(h).roll(1, 0))
-        found["the target's own token"] = lambda h, c: model.score(h, c, model.item_states(c[:, 0]))
+        found["the target's own token"] = target
     return found
 
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c031
@@ -871,13 +887,16 @@ class SbtRec(Recommender):
 
     @torch.inference_mode()
     def answers(self, histories: Histories, candidates: np.ndarray) -> list[str]:
-        "The text that the model generates for each of B prompts, free to be anything."
+        """The text that the model generates for each of B prompts, free to be anything: a search
+        with `beams` (paper B, 3.5.1), of at most `prompts.longest` tokens.
+        """
         out = [""] * len(histories)
         s, p = self.settings, self.prompts
         for rows, embeds, mask, _ in embedded_prompts(self.net, p, histories, candidates):
-            tokens = generate_tokens(
-                self.net.lm, embeds, mask, p.ends, s.beams, s.length_penalty, p.longest
-            )
+            with own_precision(self.net.lm):
+                tokens = generate_tokens(
+                    self.net.lm, embeds, mask, p.ends, s.beams, s.length_penalty, p.longest
+                )
             texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             for row, text in zip(rows, texts):
                 out[row] = text.strip()
@@ -890,7 +909,10 @@ class SbtRec(Recommender):
         s = self.settings
         read = embedded_prompts(self.net, self.prompts, histories, candidates)
         for rows, embeds, mask, titles in read:
-            named = constrained_search(self.net.lm, embeds, mask, titles, s.beams, s.length_penalty)
+            with own_precision(self.net.lm):
+                named = constrained_search(
+                    self.net.lm, embeds, mask, titles, s.beams, s.length_penalty
+                )
             out[rows] = named.cpu().numpy()
         return out
 

@@ -419,20 +419,24 @@ def shared_prompts(
     own = np.stack([np.full_like(answers, p.token), p.answer + answers], 2).reshape(G, 2 * u)
     piece = np.concatenate([common, own], 1)
     n = np.diff(p.offsets)[piece]  # tokens of each piece
-    begin = n.cumsum(1) - n
+    before = n.cumsum(1) - n  # tokens in front of each piece
     i = np.arange(rounded_length(int(n.sum(1).max())))
     mask = i < n.sum(1, keepdims=True)
 
-    def by_token(own_values: np.ndarray, fill: int = 0) -> np.ndarray:
-        "For each token [G, T]: the value of its piece, `own_values` [G, 2u], and 0 of common ones."
-        values = np.zeros_like(piece)
-        values[:, common.shape[1] :] = own_values
+    c = common.shape[1]
+    owner = np.zeros_like(piece)
+    owner[:, c:] = np.repeat(np.arange(1, u + 1), 2)  # a user's token, and their answer
+    is_answer = np.zeros(piece.shape, bool)
+    is_answer[:, c + 1 :: 2] = True
+    skipped = np.zeros_like(piece)  # tokens of other users in front of each piece
+    skipped[:, c:] = np.repeat(before[:, c::2] - before[:, [c]], 2, axis=1)
+
+    def by_token(values: np.ndarray, fill: int = 0) -> np.ndarray:
+        "For each token [G, T]: the value of its piece, of `values` [G, pieces]."
         out = np.full(mask.shape, fill)
         out[mask] = np.repeat(values.ravel(), n.ravel())
         return out
 
-    first = begin[:, common.shape[1] :: 2]  # of each user [G, u]
-    is_answer = by_token(np.arange(2 * u) % 2) == 1
     ids = np.full(mask.shape, p.pad_id)
     ids[mask] = p.tokens[ragged_arange(p.offsets[piece.ravel()], p.offsets[piece.ravel() + 1])]
     marks = ids == -1
@@ -441,9 +445,9 @@ def shared_prompts(
         "attention_mask": mask,
         "marks": marks,
         "items": _items_of_marks(p, piece.ravel()),
-        "labels": np.where(is_answer, ids, -100),
-        "owner": by_token(np.arange(2 * u) // 2 + 1, -1),
-        "position": i - by_token(np.repeat(first - first[:, :1], 2, 1)),
+        "labels": np.where(by_token(is_answer) == 1, ids, -100),
+        "owner": by_token(owner, -1),
+        "position": i - by_token(skipped),
     }
     return {name: torch.from_numpy(array) for name, array in out.items()}
 

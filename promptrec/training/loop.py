@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LR_SCHEDULES', 'PRECISIONS', 'COMPILE', 'Logged', 'Batches', 'length_buckets', 'length_groups', 'LoopSettings',
            'parameter_groups', 'pick_precision', 'autocast_to', 'enough_memory', 'count_targets', 'target_shares',
-           'own_pieces', 'has_compiler', 'is_compiled', 'training', 'Stepper', 'LoopState', 'save_state', 'load_state',
-           'Diverged', 'read_logs', 'train_epoch', 'epoch_row', 'Loop', 'epoch_table']
+           'own_pieces', 'has_compiler', 'is_compiled', 'training', 'Stepper', 'LoopState', 'save_state',
+           'OtherCheckpoint', 'load_state', 'Diverged', 'read_logs', 'train_epoch', 'epoch_row', 'Loop', 'epoch_table']
 
 # %% ../../nbs/3_training/03_loop.ipynb #c002
 import importlib.util
@@ -408,18 +408,26 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         ) from e
 
 
+class OtherCheckpoint(PromptrecError):
+    "A checkpoint was begun otherwise; `differ` names in what."
+
+    def __init__(self, path: Path, differ: list[str]) -> None:
+        super().__init__(
+            f"{path} was begun with other {', '.join(differ)}. Resume as it was begun, or delete "
+            "it to begin again."
+        )
+        self.differ = differ
+
+
 def load_state(path: Path, stepper: Stepper, fingerprint: dict) -> LoopState:
     """Give model, optimizer and scaler what the main process's `path` holds, and return the state;
-    raises `PromptrecError` if it was begun with another fingerprint, and names what differs.
+    raises `OtherCheckpoint` if it was begun with another fingerprint.
     """
     saved = _read_checkpoint(path)
     begun = saved["fingerprint"]
     differ = [k for k in begun | fingerprint if begun.get(k) != fingerprint.get(k)]
     if differ:
-        raise PromptrecError(
-            f"{path} was begun with other {', '.join(differ)}. Resume as it was begun, or delete "
-            "it to begin again."
-        )
+        raise OtherCheckpoint(path, differ)
     stepper.model.load_state_dict(saved["model"])
     stepper.optimizer.load_state_dict(saved["optimizer"])
     stepper.scaler.load_state_dict(saved["scaler"])
