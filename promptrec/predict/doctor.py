@@ -233,8 +233,12 @@ def check_sources(data_dir: str | None = None) -> Iterator[Finding]:
             yield Finding(name, str(e), "Do so, or give another data_dir.")
     here = {"data sets": datasets_at_hand(data_dir), "models": sources["model"]}
     models = [name for name, source in SOURCES.items() if source.kind == "model"]
+    made_of = {
+        name: recipe.rebuilt_from for name, recipe in DATASETS.items() if recipe.rebuilt_from
+    }
     for kind, names in {"data sets": list(DATASETS), "models": models}.items():
-        others = [n for n in names if n not in here[kind] and SOURCES[n].fetchable]
+        lacking = [name for name in names if name not in here[kind]]
+        others = [name for name in lacking if SOURCES[made_of.get(name, name)].fetchable]
         yield Finding(kind, _some(here[kind], len(names)))
         yield Finding("  to fetch", _some(others, len(names)))
     yield Finding("hub's cache", _some(_hub_models(), 20))
