@@ -280,9 +280,8 @@ class _Grid:
 
     def _held(self, i: int) -> str:
         "Who makes a run elsewhere."
-        return holder(self.records[i].with_suffix(".lease")) or holder(
-            lease_path(self.configured[i])
-        )
+        of_record, of_run = self.records[i].with_suffix(".lease"), lease_path(self.configured[i])
+        return holder(of_record) or holder(of_run)
 
     def begin(self, engine: Local | Slurm) -> None:
         "Begin what is free, as long as the engine has workers."

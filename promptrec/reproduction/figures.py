@@ -84,9 +84,10 @@ def _negatives(results: Results, dataset: str, preset: str) -> int:
     return int(runs[0]["config"]["candidates"].partition("-")[2])
 
 
-def _ranked_among(negatives: int) -> dict[str, str]:
-    "Protocol -> what targets are ranked among, in words."
-    return {"sampled": f"{negatives} negatives by popularity", "full": "full catalogue"}
+def _titles(dataset: str, preset: str, negatives: int) -> list[str]:
+    "Of the two panels: what targets are ranked among."
+    among = (f"{negatives} negatives by popularity", "full catalogue")
+    return [f"{dataset}, {preset}: {them}" for them in among]
 
 
 def plot_results(
@@ -100,14 +101,14 @@ def plot_results(
     negatives = _negatives(results, dataset, preset)
     size = (8, 0.8 + 0.24 * len(keys))
     fig, axes = plt.subplots(1, 2, figsize=size, layout="constrained", sharey=True)
-    for ax, protocol in zip(axes, RANKINGS):
+    for ax, title, protocol in zip(axes, _titles(dataset, preset, negatives), RANKINGS):
         for y, key in enumerate(keys):
             m = measure(results, key, protocol, metric)
             own = key[1].partition(" ")[0] == results.paper["proposed"]
             ax.plot((m.low, m.high), (y, y), color="steelblue", lw=2)
             ax.plot(m.seeds, [y] * len(m.seeds), "|", color="black", ms=7, mew=0.8)
             ax.plot(m.value, y, "o", color="darkred" if own else "steelblue", ms=5, clip_on=False)
-        ax.set_title(f"{dataset}, {preset}: {_ranked_among(negatives)[protocol]}", fontsize=10)
+        ax.set_title(title, fontsize=10)
         ax.set(xlabel=metric, xlim=0)
         ax.grid(axis="x", alpha=0.3)
     if metric.startswith("recall"):
@@ -130,10 +131,10 @@ def plot_validation(
         for ax, column in zip(axes, (metric, f"full {metric}")):
             if column in t:
                 ax.plot(minutes, t[column], marker=".", ms=4, lw=1, color=color, label=model)
-    titles = _ranked_among(_negatives(results, dataset, preset))
-    for ax, among in zip(axes, titles.values()):
+    negatives = _negatives(results, dataset, preset)
+    for ax, title in zip(axes, _titles(dataset, preset, negatives)):
         ax.set(xlabel="minutes of training", xscale="log", ylabel=f"validation {metric}", ylim=0)
-        ax.set_title(f"{dataset}, {preset}: {among}", fontsize=10)
+        ax.set_title(title, fontsize=10)
     if curves:
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     return fig
