@@ -258,7 +258,7 @@ def lay_out_figures(pages: Pages) -> None:
             if path.suffix == ".png":
                 pages.write(name, path.read_bytes())
             elif path.suffix == ".md":
-                pages.write(name, f"# {path.stem}\n\n{path.read_text()}")
+                pages.write(name, path.read_text())
         pages.write(f"figures/paper-{paper}/index.md", gallery(paper, entries[paper]))
 
 

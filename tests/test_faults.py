@@ -241,7 +241,7 @@ def write_figure(folder, seed):
 
 
 def write_tables(folder, seed):
-    save_table(pd.DataFrame({"a": [seed] * 300}), folder, "table-1", "Numbers")
+    save_table(pd.DataFrame({"a": [seed] * 300}), folder, "table-1", "Table 1", "Numbers")
 
 
 WRITERS = {

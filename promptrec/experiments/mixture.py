@@ -121,7 +121,8 @@ def mix(
         choose_weight(model, data, runs[0].monitor, "valid" in parts)
     settings = MixtureSettings((members[0], members[1]), model.weight, weight is None)
     name = f"mixture-{runs[0].model}-{runs[1].model}" + "-chosen" * settings.chosen
-    run = replace(runs[0], model=name, settings=settings, loop=None)
+    preset = "+".join(dict.fromkeys(run.preset for run in runs))
+    run = replace(runs[0], model=name, preset=preset, settings=settings, loop=None)
     found = evaluate_run(model, data, "test" in parts, progress)
     ranks = found.drop(columns="best", errors="ignore")
     curves = pd.DataFrame()

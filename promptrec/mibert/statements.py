@@ -37,6 +37,7 @@ def parse_fields(fields: str) -> tuple[str, ...]:
 
 # %% ../../nbs/4_mibert/08_statements.ipynb #st000005
 _WORDS = 24  # of a title, at most; shops have titles of a hundred
+_LAST = 32  # tokens at a statement's end that stay, whatever its length: its rating is there
 
 
 class Statements:
@@ -87,10 +88,14 @@ class Statements:
         return f"The user {self.domain.verb} {title}{genres}{said}"
 
     def token_ids(self, keys: Sequence[int] | np.ndarray) -> list[list[int]]:
-        "Token ids of the statements of `keys` [n], at most `max_tokens`, framed by the marks."
+        """Token ids of the statements of `keys` [n], at most `max_tokens`, framed by the marks; what
+        is longer loses its middle.
+        """
         start, end = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         texts = plain_tokens(self.tokenizer, map(self.text, keys))
-        return [[start, *ids[: self.max_tokens - 2], end] for ids in texts]
+        room = self.max_tokens - 2
+        short = (t if len(t) <= room else t[: room - _LAST] + t[-_LAST:] for t in texts)
+        return [[start, *ids, end] for ids in short]
 
 # %% ../../nbs/4_mibert/08_statements.ipynb #st000010
 def _layer_list(encoder: "transformers.PreTrainedModel") -> tuple[nn.Module, str]:

@@ -343,14 +343,15 @@ def save_table(
     table: pd.DataFrame,
     folder: str | Path,
     name: str,
+    title: str,
     note: str = "",
     parts: list[list[str]] | None = None,
     lead: str = "",
     apart: bool = False,
 ) -> None:
-    """Write `folder/name.csv` and, to be read, `folder/name.md`: tables of one page each (`parts`),
-    a paragraph a row (`lead`) or a table a data set (`apart`), below them the commands that make
-    missing rows, and a note.
+    """Write `folder/name.csv` and, to be read, `folder/name.md`: below the title tables of one page
+    each (`parts`), a paragraph a row (`lead`) or a table a data set (`apart`), then the commands
+    that make missing rows, and a note.
     """
     with atomic_path(Path(folder) / f"{name}.csv") as path:
         table.to_csv(path)
@@ -363,11 +364,12 @@ def save_table(
     )
     if len(table) and parts:
         pages = page_tables(shown, parts)
-        blocks = [f"**{title}**\n\n{t.to_markdown(disable_numparse=True)}" for title, t in pages]
+        blocks = [f"**{head}**\n\n{t.to_markdown(disable_numparse=True)}" for head, t in pages]
     elif len(table) and lead:
         blocks = [as_paragraphs(table, lead)]
     elif len(table) and apart:
-        blocks = [data_set_table(name, part) for name, part in shown.groupby(level=0, sort=False)]
+        blocks = [data_set_table(place, part) for place, part in shown.groupby(level=0, sort=False)]
     blocks += missing_rows(table) if "command" in table else []
+    blocks = [f"# {title}", *blocks, *([note] if note else [])]
     with atomic_path(Path(folder) / f"{name}.md") as path:
-        path.write_text("\n\n".join([*blocks, *([note] if note else [])]) + "\n", encoding="utf-8")
+        path.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
