@@ -445,7 +445,7 @@ def test_few_items_for_every_kind_of_model(model, run_on, tmp_path):
     text = said(run_on, **given, candidates="uniform-20")
     [largest] = named("ask for candidates='(.+)', or for 'full' where the model ranks all", text)
     assert run_on(**given, candidates=largest)
-    if MODELS[model].full:
+    if MODELS[model].full_parts:
         assert not run_on(**given, candidates="full")[1].candidates
     else:
         text = said(run_on, **given, candidates="full")

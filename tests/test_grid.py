@@ -21,7 +21,7 @@ def test_every_baseline_makes_a_record(model, own, tmp_path):
     assert result.record["model"] == model and len(result.ranks) == 40
     if MODELS[model].presets is not None:
         assert result.record["parameters"]["total"] > 0
-        assert ("full recall@10" in result.curves) == ("valid" in MODELS[model].full)
+        assert ("full recall@10" in result.curves) == ("valid" in MODELS[model].full_parts)
     assert (tmp_path / f"{run.name}.json").is_file() and run.folder.is_dir()
 
 

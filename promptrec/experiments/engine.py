@@ -58,7 +58,7 @@ def make_record(
     record's path. Raises `Held` where another process makes it.
     """
     kept = record_path(given, records)
-    where = {"out_dir": str(out_dir), "data_dir": None if data_dir is None else str(data_dir)}
+    where = {"out_dir": out_dir, "data_dir": data_dir}
     with lease(kept.with_suffix(".lease"), f"The record {kept.stem}") as held:
         if not kept.exists():
             made = _execute(given | where)
@@ -99,7 +99,7 @@ def record_by_words(words: list[str]) -> None:
 
 def _words(given: dict[str, Any]) -> list[str]:
     "Parameters as `name=value` words."
-    text = {n: v if isinstance(v, str) else json.dumps(v) for n, v in given.items()}
+    text = {n: v if isinstance(v, (str, Path)) else json.dumps(v) for n, v in given.items()}
     return [f"{name}={value}" for name, value in text.items() if given[name] is not None]
 
 # %% ../../nbs/7_experiments/10_engine.ipynb #ce567a6d
@@ -341,11 +341,7 @@ def run_all(
     folder = project_path(out_dir)
     chosen = _engine_of(engine, workers, resources, folder)
     check_data(runs, records, data_dir)
-    folders = {
-        "records": str(project_path(records)),
-        "out_dir": str(folder),
-        "data_dir": None if data_dir is None else str(data_dir),
-    }
+    folders = {"records": project_path(records), "out_dir": folder, "data_dir": data_dir}
     grid = _Grid(runs, folders, threads)
     with progress_bar(len(runs), "runs", progress, unit="run") as bar:
         try:

@@ -85,7 +85,7 @@ def choose_weight(mixture: Mixture, data: Prepared, monitor: str, full: bool) ->
     return mixture.weight
 
 
-def find_members(names: list[str], out_dir: str | Path, data_dir: str | None) -> list[Run]:
+def find_members(names: list[str], out_dir: str | Path, data_dir: str | Path | None) -> list[Run]:
     "The runs called `names` in `out_dir`; raises unless they are two that can be mixed."
     known = {run.name: run for run in finished_runs(out_dir, data_dir)}
     runs = [known[check_name("finished run", name, known)] for name in names]
@@ -112,11 +112,11 @@ def mix(
     if weight is not None and not 0 <= weight <= 1:
         raise PromptrecError(f"weight={weight} must be between 0 and 1; null: validation chooses.")
     started, code = time.perf_counter(), git_state()
-    runs = find_members(members, out_dir, None if data_dir is None else str(data_dir))
+    runs = find_members(members, out_dir, data_dir)
     data = prepare(runs[0])
     first, second = (restore(run, data) for run in runs)
     model = Mixture(first, second, 0.5 if weight is None else weight)
-    parts = set(runs[0].row.full) & set(runs[1].row.full)
+    parts = set(runs[0].row.full_parts) & set(runs[1].row.full_parts)
     if weight is None:
         choose_weight(model, data, runs[0].monitor, "valid" in parts)
     settings = MixtureSettings((members[0], members[1]), model.weight, weight is None)

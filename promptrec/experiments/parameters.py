@@ -194,7 +194,7 @@ _RUN_TYPES = {
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
     """`value` if it is of type `kind`, which may be a union such as `int | None`; an int may stand
-    for a float, and for text: papermill makes a number of a folder called 2018.
+    for a float, and for text: papermill makes a number of a folder called 2018. A path is text.
     """
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if value is None and NoneType in kinds:
@@ -202,7 +202,7 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     kinds = tuple(k for k in kinds if k is not NoneType)
     if type(value) is int and int not in kinds and float in kinds:
         return float(value)
-    if type(value) is int and kinds == (str,):
+    if kinds == (str,) and (type(value) is int or isinstance(value, Path)):
         return str(value)
     if type(value) not in kinds:
         wanted = " or ".join(k.__name__ for k in kinds)
@@ -249,7 +249,7 @@ def _with_paths(of_run: dict[str, Any], row: Model) -> dict[str, Any]:
         if name in paths:
             paths[name] = str(project_path(paths[name]))
     name, path = find_dataset(of_run.get("dataset", Run.dataset), paths.get("data_dir"))
-    read = row.instead.get(name, name)
+    read = row.reads_instead.get(name, name)
     return paths | {"dataset": str(path) if path and read == name else read}
 
 # %% ../../nbs/7_experiments/03_parameters.ipynb #0599b5d8
@@ -271,7 +271,7 @@ def _preset_values(row: Model, run: Run) -> dict[str, Any]:
     "What the preset changes in the settings of model and loop."
     values = dict((row.presets or {}).get(run.preset, {}))
     if run.max_history:
-        values |= row.each.get(run.preset, {})
+        values |= row.prefix_presets.get(run.preset, {})
     if run.literal:
         values |= row.literal
     return values
@@ -290,13 +290,13 @@ def _known_monitor(run: Run, monitor: str) -> str:
     kinds = []
     if run.candidates != "full":
         kinds.append("")
-    if run.row.full:
+    if run.row.full_parts:
         kinds.append("full ")
     known = [kind + name for kind in kinds for name in metrics([1], cutoffs)]
     return monitor if run.own else known_name("metric to monitor", monitor, known)
 
 
-def _with_pretrained(settings: Any, data_dir: str | None) -> Any:
+def _with_pretrained(settings: Any, data_dir: str | Path | None) -> Any:
     "Settings with the pre-trained model by its name, or the absolute path of its folder."
     for setting in PRETRAINED:
         given = getattr(settings, setting, None)
@@ -352,7 +352,7 @@ def configure(**given: Any) -> Run:
             "another, such as 'paper'."
         )
     run = Run(**_protocol(of_run), own=row if row.sha256 else None)
-    if run.candidates == "full" and not row.full:
+    if run.candidates == "full" and not row.full_parts:
         raise PromptrecError(
             f"{model} names one of the candidates of its prompt: give candidates, such as "
             "'uniform-20', not 'full'."
@@ -383,7 +383,7 @@ def configure(**given: Any) -> Run:
     return _as_machine_can(run, given)
 
 # %% ../../nbs/7_experiments/03_parameters.ipynb #c013
-def settings_of(record: dict[str, Any], row: Model, data_dir: str | None = None) -> Any:
+def settings_of(record: dict[str, Any], row: Model, data_dir: str | Path | None = None) -> Any:
     "The settings of the model of a record, whose registry's row is `row`; None: it has none."
     if row.settings is None:
         return None
@@ -436,7 +436,7 @@ def _origin(name: str, value: Any, run: Run, given: dict[str, Any]) -> str:
         return "the model's file"
     if name == "dataset":
         asked = dataset_name(given.get("dataset") or Run.dataset, run.data_dir)
-        if asked in run.row.instead:
+        if asked in run.row.reads_instead:
             return f"model {run.model}, in place of {asked}"
     if given.get(name) is not None and given.get(name) != "auto":
         return "given"

@@ -58,11 +58,11 @@ class Model:
     # Preset -> parameters that it changes; None: nothing is trained by gradient
     presets: dict[str, dict] | None = None
     # Parts for which the full catalogue is ranked
-    full: tuple[str, ...] = PARTS
+    full_parts: tuple[str, ...] = PARTS
     # Data set asked for -> the one that is read
-    instead: dict[str, str] = field(default_factory=dict)
+    reads_instead: dict[str, str] = field(default_factory=dict)
     # As presets, where the protocol limits histories and each prefix is a training example
-    each: dict[str, dict] = field(default_factory=dict)
+    prefix_presets: dict[str, dict] = field(default_factory=dict)
     # Parameters that `literal` changes: to what paper A says of it; empty: it says nothing
     literal: dict[str, Any] = field(default_factory=dict)
     # Whether it goes on from the weights of another run (`start`)
@@ -115,9 +115,9 @@ def models_of(model: type) -> dict[str, Model]:
             build=build,
             settings=settings,
             presets=presets,
-            full=getattr(model, "full_parts", PARTS),
-            instead=getattr(model, "reads_instead", {}),
-            each=_with_best(each) or {},
+            full_parts=getattr(model, "full_parts", PARTS),
+            reads_instead=getattr(model, "reads_instead", {}),
+            prefix_presets=_with_best(each) or {},
             literal=getattr(model, "literal", {}),
             continues=getattr(model, "continues", False),
         )

@@ -223,7 +223,7 @@ def train(
     if run.loop:
         same = fingerprint(run, data, model)
         loop = Loop(run.loop, run.folder, run.resume, same, progress, stop, report, check)
-    full = "valid" in run.row.full or run.monitor.startswith("full ")
+    full = "valid" in run.row.full_parts or run.monitor.startswith("full ")
     curves = model.fit(data.split, loop, validation(model, data, full))
     if curves is None:  # a model of one's own may return nothing
         curves = pd.DataFrame()
@@ -465,7 +465,7 @@ def execute(run: Run, data: Prepared, progress: bool = False) -> Result:
             run, data, progress, report=lambda row: log(row, row["epoch"]), check=check
         )
         started = time.perf_counter()
-        found = evaluate_run(model, data, "test" in run.row.full, progress)
+        found = evaluate_run(model, data, "test" in run.row.full_parts, progress)
         ranks = found.drop(columns="best", errors="ignore")
         probes = run_probes(model, data, ranks)
         if here.is_main_process:
@@ -503,7 +503,7 @@ def finished_runs(
     models, data sets, settings.
     """
     runs = []
-    where = {"out_dir": str(out_dir), "data_dir": None if data_dir is None else str(data_dir)}
+    where = {"out_dir": out_dir, "data_dir": data_dir}
     named = {path.name: str(path) for path in map(project_path, folders) if path.is_dir()}
     for path in sorted(project_path(out_dir).glob("*-seed*.json")):
         try:

@@ -636,7 +636,7 @@ def search(
         "model": model,
         "preset": preset,
         "candidates": candidates,
-        "data_dir": None if data_dir is None else str(data_dir),
+        "data_dir": data_dir,
         "out_dir": str(project_path(out_dir) / "search"),
         "resume": True,
     }

@@ -88,8 +88,8 @@ class Statements:
         return f"The user {self.domain.verb} {title}{genres}{said}"
 
     def token_ids(self, keys: Sequence[int] | np.ndarray) -> list[list[int]]:
-        """Token ids of the statements of `keys` [n], at most `max_tokens`, framed by the marks; what
-        is longer loses its middle.
+        """Token ids of the statements of `keys` [n], framed by the marks, at most `max_tokens`: of
+        what is longer the middle is left out.
         """
         start, end = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         texts = plain_tokens(self.tokenizer, map(self.text, keys))

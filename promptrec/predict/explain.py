@@ -158,7 +158,7 @@ def open_codes(path: str | Path, data_dir: str | Path | None = None) -> Coder:
     """
     folder, record = record_of(path)
     name, row = find_model(record["model"])
-    settings = settings_of(record, row, None if data_dir is None else str(data_dir))
+    settings = settings_of(record, row, data_dir)
     coded = isinstance(settings, SbtRecSettings) and settings.levels > 0
     if not coded or settings.behaviour not in ("sequence", "both"):
         raise PromptrecError(f"{folder.name}: {name} has no codes of histories. Use sbtrec.")

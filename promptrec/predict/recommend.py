@@ -99,7 +99,7 @@ def open_run(
     """
     folder, record = record_of(path)
     name, row = find_model(model or record["model"])
-    if not row.full:
+    if not row.full_parts:
         raise PromptrecError(
             f"{folder.name}: {name} names one of the candidates of its prompt, it does not rank a "
             "catalogue. Use another model, such as sasrec."
