@@ -117,6 +117,8 @@ class SasRec(SequenceRecommender):
 
     settings_class: ClassVar[type] = SasRecSettings
     variants: ClassVar[dict] = {"sasrec": {}}
+    # paper A, 4.3: its authors' implementation, which learns by binary cross-entropy
+    literal: ClassVar[dict] = {**SequenceRecommender.literal, "loss": "bce"}
     prefix_presets: ClassVar[dict] = {
         "paper": _OF_PAPER_B,
         "quick": {**SequenceRecommender.prefix_presets["quick"], **_OF_PAPER_B},

@@ -196,6 +196,7 @@ def evaluate_answers(
     candidates: Candidates,
     part: str = "test",  # 'valid' or 'test'
     progress: str = "",  # show a bar of this name
+    constrained: bool = True,  # also what the model chooses
 ) -> pd.DataFrame:
     """One row a target: the `answer`, the columns of the candidate that the `strict` and the
     `lenient` reader find in it, and `constrained`, what the model chooses if it can (-1: none).
@@ -210,7 +211,7 @@ def evaluate_answers(
         table = pd.DataFrame({"answer": said}, index=rows)
         for name, read in ANSWER_READERS.items():
             table[name] = read(said, items, model.names)
-        if hasattr(model, "choose"):
+        if constrained and hasattr(model, "choose"):
             table["constrained"] = model.choose(histories, items)
         bar.update(len(rows))
     return all_rows([table])

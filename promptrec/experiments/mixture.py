@@ -43,7 +43,7 @@ def log_shares(scores: np.ndarray) -> np.ndarray:
 class MixtureSettings:
     "What a mixture is made of."
 
-    members: tuple[str, str]  # names of the two runs
+    members: tuple[str, ...]  # names of the two runs, or of the one whose encoder is the other
     weight: float = 0.5  # w, of the first
     chosen: bool = False  # on validation
 
@@ -86,18 +86,34 @@ def choose_weight(mixture: Mixture, data: Prepared, monitor: str, full: bool) ->
 
 
 def find_members(names: list[str], out_dir: str | Path, data_dir: str | Path | None) -> list[Run]:
-    "The runs called `names` in `out_dir`; raises unless they are two that can be mixed."
+    """The runs called `names` in `out_dir`; raises unless they are two that can be mixed, or one,
+    which will be mixed with the encoder inside it.
+    """
     known = {run.name: run for run in finished_runs(out_dir, data_dir)}
     runs = [known[check_name("finished run", name, known)] for name in names]
-    if len(runs) != 2:
-        raise PromptrecError(f"A mixture has two members, not {len(runs)}: name two runs.")
+    if len(runs) not in (1, 2):
+        raise PromptrecError(
+            f"A mixture has two members, not {len(runs)}: name two runs, or one that has an "
+            "encoder."
+        )
     records = [read_record(project_path(out_dir) / f"{name}.json") for name in names]
     for key in ("data_hash", "split_hash", "candidates", "seed"):
-        if records[0][key] != records[1][key]:
+        if records[0][key] != records[-1][key]:
             raise PromptrecError(f"{names[0]} and {names[1]} have not the same {key}. Mix others.")
     return runs
 
 # %% ../../nbs/7_experiments/09_mixture.ipynb #mx000009
+def _both(runs: list[Run], data: Prepared) -> tuple[list[Recommender], list[str]]:
+    "The two models of a mixture, of one run its encoder and itself, and what they are called."
+    models, names = [restore(run, data) for run in runs], [run.model for run in runs]
+    if len(runs) == 2:
+        return models, names
+    encoder = getattr(models[0], "encoder", None)
+    if encoder is None:
+        raise PromptrecError(f"{runs[0].name} has no encoder to be mixed with. Name two runs.")
+    return [encoder, *models], ["encoder", *names]
+
+
 def mix(
     members: list[str],
     weight: float | None = 0.5,
@@ -105,22 +121,22 @@ def mix(
     data_dir: str | Path | None = None,
     progress: bool = False,
 ) -> Result:
-    """Evaluate the mixture of two runs of `out_dir` on the test part and write its record there;
-    `weight` is that of the first, 0 to 1; None lets validation choose. Raises where a run is not
-    there, or the two cannot be mixed.
+    """Evaluate the mixture of two runs of `out_dir`, or of one and the encoder inside it, on the
+    test part and write its record there; `weight` is that of the first, or of the encoder, 0 to 1;
+    None lets validation choose. Raises where a run is not there, or the two cannot be mixed.
     """
     if weight is not None and not 0 <= weight <= 1:
         raise PromptrecError(f"weight={weight} must be between 0 and 1; null: validation chooses.")
     started, code = time.perf_counter(), git_state()
     runs = find_members(members, out_dir, data_dir)
     data = prepare(runs[0])
-    first, second = (restore(run, data) for run in runs)
-    model = Mixture(first, second, 0.5 if weight is None else weight)
-    parts = set(runs[0].row.full_parts) & set(runs[1].row.full_parts)
+    models, names = _both(runs, data)
+    model = Mixture(models[0], models[1], 0.5 if weight is None else weight)
+    parts = set(runs[0].row.full_parts) & set(runs[-1].row.full_parts)
     if weight is None:
         choose_weight(model, data, runs[0].monitor, "valid" in parts)
-    settings = MixtureSettings((members[0], members[1]), model.weight, weight is None)
-    name = f"mixture-{runs[0].model}-{runs[1].model}" + "-chosen" * settings.chosen
+    settings = MixtureSettings(tuple(members), model.weight, weight is None)
+    name = f"mixture-{'-'.join(names)}" + "-chosen" * settings.chosen
     preset = "+".join(dict.fromkeys(run.preset for run in runs))
     run = replace(runs[0], model=name, preset=preset, settings=settings, loop=None)
     found = evaluate_run(model, data, "test" in parts, progress)

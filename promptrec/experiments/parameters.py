@@ -69,6 +69,8 @@ LATER = {
     "projected": False,
     "contrast_summed": False,
     "distilled": 0.0,
+    "written": False,
+    "bert_start": False,
 }
 
 # %% ../../nbs/7_experiments/03_parameters.ipynb #d596d206
@@ -110,7 +112,7 @@ class Run:
     verb: str | None = None  # the prompt's words, "The user {verb} Heat (1995)"
     noun: str | None = None  # the prompt's word for one item, such as movie
     rating: str | None = None  # the prompt's words for a rating, such as "played for {} hours"
-    literal: bool = False  # do what paper A says and nothing else, whatever the preset says
+    literal: bool = False  # modules and training as paper A says, whatever the preset says
     start: str | None = None  # folder of a finished run, whose weights this one begins with
     started: str | None = None  # `weights_name` of `start`
     tuned: int | None = None  # among how many trials these settings were chosen; None: not chosen
@@ -296,6 +298,16 @@ def _known_monitor(run: Run, monitor: str) -> str:
     return monitor if run.own else known_name("metric to monitor", monitor, known)
 
 
+def _check_read(settings: Any, preset: Any) -> None:
+    "Raise where settings that differ from the preset's change nothing as the others are."
+    for name, needs in getattr(settings, "unread", {}).items():
+        value = getattr(settings, name)
+        if value != getattr(preset, name):
+            raise PromptrecError(
+                f"{name}={value!r} changes nothing here: leave it out, or give {needs}."
+            )
+
+
 def _with_pretrained(settings: Any, data_dir: str | Path | None) -> Any:
     "Settings with the pre-trained model by its name, or the absolute path of its folder."
     for setting in PRETRAINED:
@@ -375,6 +387,7 @@ def configure(**given: Any) -> Run:
     values |= {name: value for name, value in given.items() if name not in names}
     if row.settings is not None:
         settings = _with_pretrained(_filled(row.settings, values), run.data_dir)
+        _check_read(settings, _filled(row.settings, _preset_values(row, run)))
         run = replace(run, settings=settings)
     if row.presets is None:
         return run

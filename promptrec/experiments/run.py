@@ -38,7 +38,12 @@ from ..data.filters import keep_first
 from ..data.registry import dataset_name, load_dataset, recipe_of
 from ..evaluation.beyond import beyond_accuracy
 from ..evaluation.candidates import Candidates, draw_candidates, save_candidates
-from ..evaluation.choice import GenerativeRecommender, choice_metrics, evaluate_answers
+from promptrec.evaluation.choice import (
+    GenerativeRecommender,
+    choice_metrics,
+    choices,
+    evaluate_answers,
+)
 from ..evaluation.metrics import evaluate, metrics, progress_stream
 from ..evaluation.recommender import Recommender
 from ..evaluation.split import SPLITS, Split
@@ -103,7 +108,8 @@ def validation(
     model: Recommender, data: Prepared, full: bool = True
 ) -> Callable[[], dict[str, float]]:
     """What `Loop` calls after an epoch: metrics over the validation candidates, and, where `full`,
-    over the full catalogue with 'full ' before their names.
+    over the full catalogue with 'full ' before their names; of a model that has `written` answers,
+    also theirs, as 'written hit@1' and 'written valid'.
     """
     cutoffs = (1, 5, 10) if few_candidates(data) else (5, 10)
 
@@ -114,6 +120,12 @@ def validation(
             if kind in ranks:
                 values = metrics(ranks[kind].to_numpy(), cutoffs)
                 found |= {before + name: value for name, value in values.items()}
+        if getattr(getattr(model, "settings", None), "written", False):
+            written = cast(GenerativeRecommender, model)
+            given = (data.split, data.candidates["valid"], "valid")
+            chosen = choices(evaluate_answers(written, *given, constrained=False))["generate"]
+            found["written hit@1"] = float((chosen == 0).mean())
+            found["written valid"] = float((chosen >= 0).mean())
         return found
 
     return validate

@@ -64,9 +64,9 @@ class PlainNet(nn.Module):
             branches.append(short_term_everywhere(net.short, Z))
         if net.settings.long:
             branches.append(H[:, :1].expand_as(H))
-        if net.fusion is None:
-            return Z, Z
-        fused, _ = net.fusion([branch.flatten(0, 1) for branch in branches])
+        fused = Z.flatten(0, 1)
+        if net.fusion is not None:
+            fused, _ = net.fusion([branch.flatten(0, 1) for branch in branches])
         fused = fused if net.head is None else net.head(fused)
         return fused.view_as(Z), Z
 

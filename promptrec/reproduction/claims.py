@@ -23,6 +23,7 @@ from .published import find_figures, paper_of, printed_table, read_data
 from promptrec.reproduction.rows import (
     COST_TEXTS,
     Results,
+    RowKey,
     compare_rows,
     costs,
     device_name,
@@ -30,6 +31,7 @@ from promptrec.reproduction.rows import (
     is_capped,
     measure,
     reading_model,
+    rival_row,
     signed,
 )
 
@@ -133,21 +135,34 @@ def _saved(cost: str, first: list[dict], second: list[dict]) -> dict[str, Any]:
     return range_difference(costs(second, cost), costs(first, cost), known) | {"metric": cost}
 
 
-def _pairs(claim: Claim, results: Results, at: Place, protocol: str) -> list[dict]:
-    "The first of each pair minus the second, as far as both have records."
+def _rows_of(claim: Claim, results: Results, at: Place) -> list[tuple[RowKey, RowKey]]:
+    """The rows of each pair of a claim that have records, those of the proposed model beside
+    `rival_row`'s: costs and other models at one preset alone.
+    """
     (dataset, preset), rows = at, []
     for pair in claim.pairs:
         a, b = (results.row_name(dataset, preset, model) for model in pair)
-        first, second = (results.runs.get((dataset, model, preset), []) for model in (a, b))
-        if not (first and second):
-            continue
+        first, second = (dataset, a, preset), (dataset, b, preset)
+        if pair[0] == results.paper["proposed"] and claim.metrics[0] not in COST_TEXTS:
+            second = rival_row(results, b, first)
+        rows += [(first, second)] if {first, second} <= {*results.runs} else []
+    return rows
+
+
+def _pairs(claim: Claim, results: Results, at: Place, protocol: str) -> list[dict]:
+    "The first of each pair minus the second, as far as both have records."
+    rows: list[dict] = []
+    for first, second in _rows_of(claim, results, at):
+        b = second[1]
         if claim.metrics[0] in COST_TEXTS:
-            rows.append(_saved(claim.metrics[0], first, second) | {"other": b})
+            both = (results.runs[key] for key in (first, second))
+            rows.append(_saved(claim.metrics[0], *both) | {"other": b})
             continue
-        found = compare_rows(results, *at, a, b, protocol, metrics_by(claim, protocol))
+        by = metrics_by(claim, protocol)
+        found = compare_rows(results, *at, first[1], b, protocol, by, second[2])
         for metric, row in found.iterrows():
             if claim.level:  # judged by the interval alone: the p is of another difference
-                least = claim.level * measure(results, (dataset, b, preset), protocol, metric).value
+                least = claim.level * measure(results, second, protocol, metric).value
                 row = row.add(dict.fromkeys(("difference", "low", "high"), least), fill_value=0)
                 row["p"] = 0.0
             rows.append(row.to_dict() | {"metric": metric, "other": b})
@@ -174,10 +189,13 @@ def _threshold(claim: Claim, results: Results, at: Place, protocol: str) -> list
 
 # %% ../../nbs/9_reproduction/04_claims.ipynb #c9fca644
 def _by_epoch(results: Results, at: Place, model: str) -> np.ndarray:
-    "Validation HitRatio@1 by scores of a row [seeds, epochs], as far as all seeds went."
+    """A row's validation HitRatio@1 times ValidRatio of written answers [seeds, epochs], as far as
+    all seeds went; HitRatio@1 by scores where its records have no written answers.
+    """
     key = (at[0], model, at[1])
     t = epochs_table(Results(results.paper, {key: results.runs[key]}, []), {model: ""})
-    return t.pivot(index="seed", columns="epoch", values="hit@1").dropna(axis=1).to_numpy(float)
+    by = "hit@1" if t["hit@1 x valid"].isna().any() else "hit@1 x valid"
+    return t.pivot(index="seed", columns="epoch", values=by).dropna(axis=1).to_numpy(float)
 
 
 def _leads(claim: Claim, results: Results, at: Place, protocol: str) -> list[dict]:
@@ -283,8 +301,11 @@ def judge(claim: Claim, results: Results, at: Place) -> dict[str, str]:
         if len(other):
             n = len(claim.pairs) * len(metrics_by(claim, protocol))
             row[column] = at_preset(verdict(other, n, claim.most), at[1])
-    models = dict.fromkeys(results.row_name(*at, m) for pair in claim.pairs for m in pair)
-    runs = [results.runs[key] for m in models if (key := (at[0], m, at[1])) in results.runs]
+    models = (results.row_name(*at, m) for pair in claim.pairs for m in pair)
+    keys = [(at[0], model, at[1]) for model in models]
+    if claim.kind == "pairs":
+        keys = [key for both in _rows_of(claim, results, at) for key in both]
+    runs = [results.runs[key] for key in dict.fromkeys(keys) if key in results.runs]
     return row | {"evidence": evidence(runs, claim.paper)}
 
 # %% ../../nbs/9_reproduction/04_claims.ipynb #f215bc50

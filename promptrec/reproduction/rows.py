@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['RowKey', 'RANKINGS', 'COST_TEXTS', 'model_label', 'printed_label', 'preset_label', 'data_label', 'run_key',
            'row_label', 'language_model', 'Results', 'read_users', 'read_results', 'Measure', 'user_values', 'measure',
-           'beyond_measure', 'compare_rows', 'signed', 'rival_row', 'family', 'standing', 'clock', 'run_seconds',
-           'device_name', 'is_capped', 'reading_model', 'shown_name', 'repeats_text', 'targets_text', 'about_runs',
-           'costs', 'epochs_table']
+           'beyond_measure', 'clock', 'run_seconds', 'device_name', 'is_capped', 'reading_model', 'shown_name',
+           'repeats_text', 'targets_text', 'about_runs', 'costs', 'epochs_table', 'compare_rows', 'signed', 'rival_row',
+           'family', 'standing']
 
 # %% ../../nbs/9_reproduction/02_rows.ipynb #209dc182
 import json
@@ -288,78 +288,6 @@ def beyond_measure(runs: list[dict[str, Any]], figure: str) -> Measure | None:
     value, low, high = (np.array([m[k] for m in found]) for k in ("value", "low", "high"))
     return Measure(value.mean(), low.mean(), high.mean(), value)
 
-# %% ../../nbs/9_reproduction/02_rows.ipynb #87e9d125
-@cache
-def compare_rows(
-    results: Results,
-    dataset: str,
-    preset: str,
-    a: str,
-    b: str,
-    protocol: str,
-    names: tuple[str, ...],
-    against: str = "",
-) -> pd.DataFrame:
-    """Model `a` minus model `b`, at the preset `against` if it is another, on their users by a
-    protocol, or each by its 'usual' one: one row a metric of `names`, as `stats.compare` or
-    `stats.compare_hits`; none where one lacks it.
-    """
-    keys = [(dataset, a, preset), (dataset, b, against or preset)]
-    protocols = [results.usual(key) if protocol == "usual" else protocol for key in keys]
-    if not all(map(results.has, keys, protocols)):
-        return pd.DataFrame()
-    first, second = results.outcomes(keys, protocols)
-    if protocols[0] in RANKINGS:
-        return compare(first, second, names)
-    hits = {"hit@1": lambda choice: choice == 0, "valid": lambda choice: choice >= 0}
-    return pd.DataFrame({k: compare_hits(hits[k](first), hits[k](second)) for k in names}).T
-
-
-def signed(found: pd.Series | dict[str, float]) -> str:
-    "'+0.0123 [+0.0101, +0.0145]' of a comparison."
-    return f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
-
-# %% ../../nbs/9_reproduction/02_rows.ipynb #7bc183ab
-def rival_row(results: Results, model: str, ours: RowKey) -> RowKey:
-    "The row of another model that `ours` is compared with: of its preset, else of 'paper'."
-    dataset, _, preset = ours
-    return dataset, model, preset if (dataset, model, preset) in results.runs else "paper"
-
-
-@cache
-def family(
-    results: Results, dataset: str, preset: str, protocol: str, metric: str, variants: bool = False
-) -> pd.DataFrame:
-    """The proposed model minus each other on a data set at a preset, by one metric: `compare_rows`
-    and `holm`, p corrected over them. `variants`: minus each of its own variants instead.
-
-    The rows of the others are those of `rival_row`.
-    """
-    proposed, found = results.paper["proposed"], dict[str, pd.Series]()
-    ours = (dataset, results.row_name(dataset, preset, proposed), preset)
-    models = dict.fromkeys(m for d, m, _ in results.runs if d == dataset and m != ours[1])
-    for other in (m for m in models if m.startswith(proposed) == variants):
-        rival = rival_row(results, other, ours)
-        if {ours, rival} <= {*results.runs}:
-            at = (dataset, preset, ours[1], other, protocol, (metric,), rival[2])
-            row = compare_rows(results, *at)
-            found |= {other: row.loc[metric]} if len(row) else {}
-    table = pd.DataFrame(found).T
-    return table.assign(holm=holm(table["p"])) if len(table) else table
-
-
-def standing(
-    results: Results, dataset: str, preset: str, protocol: str, metric: str
-) -> dict[str, list[str]]:
-    """Which others (not its variants) the proposed model is 'behind', 'level with' and 'ahead of':
-    those of its `family` with a corrected p below 0.05.
-    """
-    stands: dict[str, list[str]] = {"behind": [], "level with": [], "ahead of": []}
-    for other, gap in family(results, dataset, preset, protocol, metric).iterrows():
-        ahead = "ahead of" if gap["difference"] > 0 else "behind"
-        stands[ahead if gap["holm"] < 0.05 else "level with"].append(other)
-    return {how: sorted(models) for how, models in stands.items()}
-
 # %% ../../nbs/9_reproduction/02_rows.ipynb #922a37b2
 def clock(seconds: float) -> str:
     "Seconds as h:mm:ss."
@@ -469,15 +397,92 @@ def costs(runs: list[dict[str, Any]], cost: str) -> np.ndarray:
 # %% ../../nbs/9_reproduction/02_rows.ipynb #7ca06c2b
 def epochs_table(results: Results, models: dict[str, str]) -> pd.DataFrame:
     """One row an epoch of each run of `models` (model -> how it is trained): `seconds` since the
-    start, validation `hit@1` by scores, `valid loss`.
+    start, validation `hit@1` by scores, `hit@1 x valid` of written answers where the run has them,
+    `valid loss`.
     """
-    out = []
+    out, written = [], ["written hit@1", "written valid"]
     for (dataset, model, preset), runs in results.runs.items():
         for r in runs if model in models else ():
-            t = pd.DataFrame(r["curves"], columns=["epoch", "seconds", "recall@1", "valid loss"])
-            t = t.assign(seconds=t["seconds"].cumsum()).rename(columns={"recall@1": "hit@1"})
+            columns = ["epoch", "seconds", "recall@1", "valid loss", *written]
+            t = pd.DataFrame(r["curves"], columns=columns).rename(columns={"recall@1": "hit@1"})
+            t["hit@1 x valid"] = t[written].astype(float).prod(axis=1, skipna=False)
+            t = t.assign(seconds=t["seconds"].cumsum()).drop(columns=written)
             about = {"data set": dataset, "preset": preset, "model": model}
             out.append(t.assign(**about, schedule=models[model], seed=r["seed"]))
     columns = ["data set", "preset", "model", "schedule", "seed"]
-    columns += ["epoch", "seconds", "hit@1", "valid loss"]
+    columns += ["epoch", "seconds", "hit@1", "hit@1 x valid", "valid loss"]
     return pd.concat(out, ignore_index=True)[columns] if out else pd.DataFrame(columns=columns)
+
+# %% ../../nbs/9_reproduction/02_rows.ipynb #87e9d125
+@cache
+def compare_rows(
+    results: Results,
+    dataset: str,
+    preset: str,
+    a: str,
+    b: str,
+    protocol: str,
+    names: tuple[str, ...],
+    against: str = "",
+) -> pd.DataFrame:
+    """Model `a` minus model `b`, at the preset `against` if it is another, on their users by a
+    protocol, or each by its 'usual' one: one row a metric of `names`, as `stats.compare` or
+    `stats.compare_hits`; none where one lacks it.
+    """
+    keys = [(dataset, a, preset), (dataset, b, against or preset)]
+    protocols = [results.usual(key) if protocol == "usual" else protocol for key in keys]
+    if not all(map(results.has, keys, protocols)):
+        return pd.DataFrame()
+    first, second = results.outcomes(keys, protocols)
+    if protocols[0] in RANKINGS:
+        return compare(first, second, names)
+    hits = {"hit@1": lambda choice: choice == 0, "valid": lambda choice: choice >= 0}
+    return pd.DataFrame({k: compare_hits(hits[k](first), hits[k](second)) for k in names}).T
+
+
+def signed(found: pd.Series | dict[str, float]) -> str:
+    "'+0.0123 [+0.0101, +0.0145]' of a comparison."
+    return f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+
+# %% ../../nbs/9_reproduction/02_rows.ipynb #7bc183ab
+def rival_row(results: Results, model: str, ours: RowKey) -> RowKey:
+    "The row of another model that `ours` is compared with: of its preset, else of 'paper'."
+    dataset, _, preset = ours
+    return dataset, model, preset if (dataset, model, preset) in results.runs else "paper"
+
+
+@cache
+def family(
+    results: Results, dataset: str, preset: str, protocol: str, metric: str, variants: bool = False
+) -> pd.DataFrame:
+    """The proposed model minus each other on a data set at a preset, by one metric: `compare_rows`
+    and `holm`, p corrected over them. `variants`: minus each of its own variants instead.
+
+    The rows of the others are those of `rival_row`.
+    """
+    proposed, found = results.paper["proposed"], dict[str, pd.Series]()
+    ours = (dataset, results.row_name(dataset, preset, proposed), preset)
+    models = dict.fromkeys(m for d, m, _ in results.runs if d == dataset and m != ours[1])
+    for other in (m for m in models if m.startswith(proposed) == variants):
+        rival = rival_row(results, other, ours)
+        if {ours, rival} <= {*results.runs}:
+            at = (dataset, preset, ours[1], other, protocol, (metric,), rival[2])
+            row = compare_rows(results, *at)
+            found |= {other: row.loc[metric]} if len(row) else {}
+    table = pd.DataFrame(found).T
+    return table.assign(holm=holm(table["p"])) if len(table) else table
+
+
+def standing(
+    results: Results, dataset: str, preset: str, protocol: str, metric: str
+) -> dict[str, list[str]]:
+    """Which others (not its variants) the proposed model is 'behind', 'level with' and 'ahead of':
+    those of its `family` with a corrected p below 0.05.
+    """
+    stands: dict[str, list[str]] = {"behind": [], "level with": [], "ahead of": []}
+    ours = (dataset, results.row_name(dataset, preset, results.paper["proposed"]), preset)
+    for other, gap in family(results, dataset, preset, protocol, metric).iterrows():
+        ahead = "ahead of" if gap["difference"] > 0 else "behind"
+        shown = shown_name(other, results.runs[rival_row(results, other, ours)])
+        stands[ahead if gap["holm"] < 0.05 else "level with"].append(shown)
+    return {how: sorted(models) for how, models in stands.items()}

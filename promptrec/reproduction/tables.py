@@ -240,7 +240,10 @@ def segments_table(results: Results, protocol: str, metric: str) -> pd.DataFrame
         worth = user_values(results, key, protocol, metric).mean(0)  # [U]
         dataset, model, preset = key
         row = {"data set": dataset, "model": shown_name(model, runs), "preset": preset}
-        for name, which in segments(runs[0]["table"]).items():
+        # a seed whose record has the columns, with its users in the order of the first's
+        whole = max((r["table"] for r in runs), key=lambda t: len(t.columns))
+        whole = whole.set_index("user").loc[runs[0]["table"]["user"]]
+        for name, which in segments(whole).items():
             mean = worth[which]
             if len(mean) > 1:
                 low, high = paired_interval(mean, 2000)

@@ -30,6 +30,7 @@ from ..core import PromptrecError, check_minimum, check_name, rng, sha256
 from ..data.dataset import Dataset
 from ..data.llara import LLARA_PROTOCOL
 from ..evaluation.candidates import negatives_of, uniform_candidates
+from ..evaluation.metrics import all_rows, own_rows
 from promptrec.evaluation.recommender import (
     Recommender,
     load_arrays,
@@ -98,6 +99,7 @@ class SbtRecSettings:
     encoder_epochs: int = 100  # the most epochs that the encoder trains (assumption)
     length_penalty: float = 0.0  # scores are divided by length**length_penalty (assumption)
     beams: int = 1  # of the search for an answer; 1: greedy (3.5.1 says beam search, not how wide)
+    written: bool = False  # validation has written answers too (paper B, Figure 5)
 
     def __post_init__(self) -> None:
         check_name("behaviour", self.behaviour, BEHAVIOURS)
@@ -609,17 +611,20 @@ def validation_loss(
     precision: str = "no",
 ) -> float:
     """Mean negative log-likelihood of the tokens of the titles of a part's targets, with uniform
-    candidates that are always the same; in a `precision` of `pick_precision`.
+    candidates that are always the same; in a `precision` of `pick_precision`. Processes share the
+    rows, so all of them have to call it.
     """
     candidates = uniform_candidates(split, part, net.settings.negatives).items
-    targets = candidates[:, 0]
-    total, tokens = 0.0, 0
-    for _, x in prompt_rows(net, prompts, split.histories(part), candidates, targets):
+    rows = own_rows(len(candidates))
+    histories, candidates = split.histories(part)[rows], candidates[rows]
+    found = []
+    for which, x in prompt_rows(net, prompts, histories, candidates, candidates[:, 0]):
         with own_precision(net.lm, precision):
             losses, _ = net.answer_losses(x)
-        total += losses.sum().item()
-        tokens += len(losses)
-    return total / tokens
+        of_batch = {"loss": losses.sum().item(), "tokens": len(losses)}
+        found.append(pd.DataFrame(of_batch, index=rows[which[:1]]))
+    total = all_rows(found).sum()
+    return float(total["loss"] / total["tokens"])
 
 # %% ../../nbs/6_sbtrec/06_model.ipynb #c029
 # without a token of the sequence, titles are all that tells of a history, so no list is shared
@@ -633,7 +638,8 @@ _VARIANTS = {
     "sbtrec-two-stage": {"training_stages": "two"},
     "llara": {"behaviour": "items", "levels": 0, "training_stages": "curriculum", **_WORDS},
     "tallrec": {"behaviour": "none", **_WORDS},
-    "llama": {"behaviour": "none", "lora_rank": 0, **_WORDS},
+    # its beams as at the preset paper: what is not trained has no presets
+    "llama": {"behaviour": "none", "lora_rank": 0, "beams": 5, **_WORDS},
 }
 
 # %% ../../nbs/6_sbtrec/06_model.ipynb #9c808ee2
@@ -644,7 +650,14 @@ _LORA_TRAINING = {
     "warmup": 0.05,  # share of the steps (LLaRA)
 }
 # 5 epochs: LLaRA; the paper says beam search (3.5.1), but not how wide
-_PAPER = {**_LORA_TRAINING, "epochs": 5, "patience": 5, "batch_size": 64, "beams": 5}
+_PAPER = {
+    **_LORA_TRAINING,
+    "epochs": 5,
+    "patience": 5,
+    "batch_size": 64,
+    "beams": 5,
+    "written": True,
+}
 _PRESETS = {
     "paper": _PAPER,
     # a model of 7 billion weights on a card of 24 GB: eight prompts at a time
