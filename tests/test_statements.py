@@ -1,6 +1,7 @@
 "Paper A's model reading by statement: whole runs, with any encoder, and going on where it stopped."
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import (
@@ -62,6 +63,14 @@ def test_a_record_has_probes_and_a_restored_model_its_scores(own, tmp_path):
     )
 
 
+def modernbert(tokenizer):
+    "A small ModernBERT that reads 2,048 tokens, from a random start."
+    marks = {"bos_token_id": None, "eos_token_id": None, "local_attention": 8}
+    marks |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
+    marks |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    return ModernBertModel(ModernBertConfig(**SIZES, **marks, max_position_embeddings=2048))
+
+
 @pytest.mark.parametrize("reading", ["tokens", "statements"])
 @pytest.mark.parametrize("name", ["bert", "modernbert", "mpnet"])
 def test_encoders_of_the_bert_family_train(name, reading, own, tmp_path):
@@ -73,16 +82,11 @@ def test_encoders_of_the_bert_family_train(name, reading, own, tmp_path):
     elif name == "mpnet":
         model = MPNetModel(MPNetConfig(**SIZES, **words), add_pooling_layer=False)
     else:
-        marks = {"bos_token_id": None, "eos_token_id": None, "local_attention": 8}
-        marks |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
-        longest = {"max_position_embeddings": 2048}
-        model = ModernBertModel(ModernBertConfig(**SIZES, **words, **marks, **longest))
+        model = modernbert(tokenizer)
     folder = tmp_path / name
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     given = {"backbone": str(folder), "layers": 3, "epochs": 6, "reading": reading}
-    if name == "modernbert" and reading == "tokens":
-        given["max_tokens"] = 2048
     run = small_run(own, tmp_path / "runs", **given, lr=3e-3, precision="no")
     model, curves, _ = train(run, prepare(run))
     assert np.isfinite(curves["loss"]).all()
@@ -93,6 +97,30 @@ def test_encoders_of_the_bert_family_train(name, reading, own, tmp_path):
     together = model.score(histories)
     alone = np.concatenate([model.score(histories[[b]]) for b in range(4)])
     np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+def test_a_long_context_encoder_reads_whole_histories(own, tmp_path):
+    g = np.random.default_rng(0)
+    rows = [
+        (f"reader {user}", f"b{book}", time)
+        for user in range(3)
+        for time, book in enumerate(g.integers(30, size=270))
+    ]
+    table = pd.DataFrame(rows, columns=["user", "item", "timestamp"])
+    table.to_csv(own / "interactions.csv", index=False)
+    tokenizer = load_tokenizer("minilm-l6")
+    for part in (modernbert(tokenizer), tokenizer):
+        part.save_pretrained(tmp_path / "modernbert")
+    given = {"backbone": str(tmp_path / "modernbert"), "layers": 2, "max_tokens": 2048}
+    run = small_run(own, tmp_path / "runs", **given, reading="tokens", repeats="keep", batch_size=2)
+    data = prepare(run)
+    model, curves, _ = train(run, data)
+    read = model.input.to_score(data.split.histories("test"), 4096)
+    lengths = np.concatenate([batch["attention_mask"].sum(1) for _, batch in read])
+    assert 1900 < lengths.min() and lengths.max() <= 2048
+    assert np.isfinite(curves["loss"]).all()
+    first = data.split.histories("test")[[0]].last(150)
+    assert not np.array_equal(model.score(first), model.score(first.last(149)))  # the oldest counts
 
 
 def test_titles_can_start_with_a_teachers_vectors(own, tmp_path):

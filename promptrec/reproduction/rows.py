@@ -136,8 +136,10 @@ class Results:
         return all(column in r["table"] for r in self.runs[key])
 
     def usual(self, key: RowKey) -> str:
-        "The protocol by which the paper compares a row: by words if it has them, else by scores."
-        return next(p for p in self.paper["usual"] if self.has(key, p))
+        """The protocol by which the paper compares a row: by words if it has them, else by scores;
+        '' where it has neither.
+        """
+        return next((p for p in self.paper["usual"] if self.has(key, p)), "")
 
     def row_name(self, dataset: str, preset: str, model: str) -> str:
         "The row of a model with the paper's own backbone, if that was run; else its own name."
