@@ -71,6 +71,7 @@ LATER = {
     "distilled": 0.0,
     "written": False,
     "bert_start": False,
+    "load_balance": 0.0,
 }
 
 # %% ../../nbs/7_experiments/03_parameters.ipynb #d596d206

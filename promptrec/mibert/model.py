@@ -42,7 +42,7 @@ from promptrec.mibert.encoder import (
 )
 from .fusion import Fusion, without_branch
 from .interests import ShortTerm, long_term, running_mean
-from .moe import MixtureOfExperts, random_routing
+from .moe import MixtureOfExperts, load_loss, random_routing
 from promptrec.mibert.prompts import (
     PromptEncoder,
     encode_prompts,
@@ -122,13 +122,14 @@ class MiBertSettings:
     text_titles: bool = False  # a map of the title's words, plus a part of its own: see Titles
     mlm_head: bool = False  # the backbone's masked-language-model head before titles
     cloze: float = 0.0  # share of a training history's titles that are hidden and asked for
+    load_balance: float = 0.0  # weight of `load_loss`, which keeps experts busy
     title_lr: float | None = None  # learning rate of titles; None: that of everything else
     teacher: str | None = None  # trained model, such as sasrec, whose vectors titles start with
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "layers max_tokens windows stride experts top_k window neighbours")
         check_minimum(self, 1, "max_statements local_layers")
-        check_minimum(self, 0, "cloze beta dropout input_dropout")
+        check_minimum(self, 0, "cloze beta dropout input_dropout load_balance")
         check_name("reading", self.reading, READINGS)
         parse_fields(self.fields)
         if self.top_k > self.experts:
@@ -374,8 +375,8 @@ def routing_shares(
 def loss_and_logs(
     net: MiBertNet, batch: dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Cross-entropy over titles plus, in training, beta times the window contrast (paper A, 3.5);
-    and its parts to log.
+    """Cross-entropy over titles plus, in training, beta times the window contrast (paper A, 3.5),
+    and `load_balance` times `load_loss`; and its parts to log.
     """
     settings = net.settings
     states, parts = fused_states(net, batch)
@@ -392,6 +393,9 @@ def loss_and_logs(
             settings.contrast_summed,
         )
         loss = loss + settings.beta * logs["contrast"]
+    if net.training and settings.load_balance and "gates" in parts:
+        logs["load"] = load_loss(parts["gates"], settings.top_k)
+        loss = loss + settings.load_balance * logs["load"]
     return loss, logs | routing_shares(parts, settings)
 
 # %% ../../nbs/4_mibert/09_model.ipynb #c018
