@@ -104,7 +104,7 @@ def test_a_command_has_its_function_and_names_only_known_parameters(name):
         assert set(command.parameters) <= set(known_parameters("mibert"))
 
 
-@pytest.mark.parametrize("name", ["train", "mix", "doctor"])
+@pytest.mark.parametrize("name", ["train", "mix", "rerank", "doctor"])
 def test_a_command_refuses_an_unknown_parameter(name):
     with pytest.raises(SystemExit, match="Error: Unknown .*'no_such_thing'.* Known: "):
         main([name, "no_such_thing=1"])

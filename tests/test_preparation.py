@@ -229,6 +229,11 @@ def test_tables_are_drawn_for_what_is_at_hand(notebook, own, one_record, tmp_pat
     written = {p.name for p in (tmp_path / "paper-a").iterdir()}
     assert written >= {"table-3.md", "data.png", "data.pdf", "filters.csv"}
 
+    # with less at hand the pages stay, those of results are drawn anew
+    before = {p.name: p.read_bytes() for p in (tmp_path / "paper-a").iterdir()}
+    notebook("tables", dataset="ml-100k", records=one_record, out_dir=tmp_path)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "paper-a").iterdir()} == before
+
 
 def test_tables_of_real_data_are_the_papers(notebook, real_data, one_record, tmp_path):
     given = {"dataset": "ml-1m", "data_dir": real_data, "records": one_record}

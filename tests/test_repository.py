@@ -236,5 +236,10 @@ def test_runs_named_on_pages_of_figures_have_records(root):
         assert named <= kept, f"{page.name} was drawn from runs without records: draw it again"
 
 
+def test_records_are_small(root):
+    sizes = [p.stat().st_size for p in (root / "figures" / "records").rglob("*") if p.is_file()]
+    assert sum(sizes) < 40 * 2**20
+
+
 def test_readme_is_short(root):
     assert len(Path(root / "README.md").read_text().splitlines()) <= 150

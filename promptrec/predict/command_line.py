@@ -61,15 +61,26 @@ COMMANDS = {
         "promptrec recommend run=runs/RUN histories=histories.csv out=top.csv k=10",
     ),
     "mix": Command(
-        "Evaluate the mixture of two finished runs and write its record.",
+        "Evaluate the mixture of two finished runs, or of one and its encoder.",
         "promptrec.experiments.mixture:mix_by_words",
         {
-            "members": "the names of the two runs, with a comma between them",
+            "members": "names of the two runs, with a comma; of one: it and the encoder inside it",
             "weight": "of the first, from 0 to 1; null: validation chooses; default: 0.5",
             "out_dir": "where the two are, and where the record goes; default: runs",
             "data_dir": _DATA_DIR,
         },
         "promptrec mix members=RUN,RUN weight=null",
+    ),
+    "rerank": Command(
+        "Rank all items by a model that reads an encoder: that retrieves, the model sorts.",
+        "promptrec.experiments.mixture:rerank_by_words",
+        {
+            "name": "the name of the run, of a model such as sbtrec",
+            "k": "how many items the encoder retrieves; default: 21",
+            "out_dir": "where the run is, and where the record goes; default: runs",
+            "data_dir": _DATA_DIR,
+        },
+        "promptrec rerank name=RUN k=21",
     ),
     "doctor": Command(
         "Look over the installation, the machine, and what data and models are at hand.",
