@@ -125,7 +125,7 @@ def _recorded(
     model: Recommender,
     found: pd.DataFrame,
     seconds: float,
-    code: dict[str, Any],
+    code: tuple[str | None, bool | None],
     out_dir: str | Path,
 ) -> Result:
     "Write the record of what was `found` of a model made of trained ones into `out_dir`."

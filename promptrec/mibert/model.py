@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
@@ -277,9 +277,9 @@ class MiBertNet(nn.Module):
             )
         self.head: nn.Module | None = None  # between fused states and titles
         if settings.bert_start:
-            upper = getattr(encoder, "upper", encoder)
+            config: Any = getattr(encoder, "upper", encoder).config
             for part in (self.moe, self.short, self.fusion):
-                start_as_bert(part, upper.config.initializer_range)
+                start_as_bert(part, config.initializer_range)
         if settings.recompute:
             _recompute_activations(getattr(encoder, "upper", encoder))
 
