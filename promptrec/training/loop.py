@@ -175,7 +175,8 @@ def enough_memory(batch_size: int) -> Iterator[None]:
         raise PromptrecError(
             f"The device has too little memory for batches of {batch_size}: use a larger "
             "accumulate, which runs a batch in pieces, a smaller batch_size or, where the model "
-            "has them, fewer max_tokens or max_items, recompute=True or half_precision=True."
+            "has them, fewer max_tokens, max_statements or max_items, recompute=True or "
+            "half_precision=True."
         ) from e
 
 # %% ../../nbs/3_training/03_loop.ipynb #a4c0de05
