@@ -79,7 +79,7 @@ def _also_with_own_backbone(variants: list[dict[str, Any]]) -> list[dict[str, An
             again.append(variant | {"backbone": BACKBONES[variant["model"]]})
     return variants + again
 
-
+# %% ../../nbs/7_experiments/06_grid.ipynb #sp000001
 _MODELS_A = [*_models(("mibert", *BASELINES, "morec")), {"model": "sasrec", "loss": "bce"}]
 _LITERAL = {"model": "mibert", "literal": True}  # paper A's model to the letter
 _PRINTED_A = [*_MODELS_A, _LITERAL]

@@ -134,7 +134,7 @@ def _recorded(
     path = write_record(record, ranks, project_path(out_dir))
     return Result(read_record(path), path, ranks, pd.DataFrame(), model)
 
-
+# %% ../../nbs/7_experiments/09_mixture.ipynb #sp000001
 def mix(
     members: list[str],
     weight: float | None = 0.5,

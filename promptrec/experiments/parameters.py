@@ -443,7 +443,7 @@ def field_comments(settings: type) -> dict[str, str]:
             above = []
     return comments
 
-
+# %% ../../nbs/7_experiments/03_parameters.ipynb #sp000001
 def _origin(name: str, value: Any, run: Run, given: dict[str, Any]) -> str:
     "Where the value of a parameter comes from."
     if name == "model_sha256":

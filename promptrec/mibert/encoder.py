@@ -123,7 +123,7 @@ def keep_layers(config: PretrainedConfig, name: str, layers: int | None) -> None
     if getattr(config, "layer_types", None):  # ModernBERT lists them one by one
         config.layer_types = config.layer_types[:layers]
 
-
+# %% ../../nbs/4_mibert/03_encoder.ipynb #sp000001
 def load_encoder(
     name: str, layers: int | None = None, data_dir: str | Path | None = None
 ) -> "transformers.PreTrainedModel":

@@ -371,7 +371,7 @@ def routing_shares(
         shares |= {f"weight {name}": w for name, w in zip(branch_names(settings), weights)}
     return shares
 
-
+# %% ../../nbs/4_mibert/09_model.ipynb #sp000001
 def loss_and_logs(
     net: MiBertNet, batch: dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -9,6 +9,7 @@ __all__ = ['DASH', 'find_in_grid', 'run_command', 'why_missing', 'not_run', 'tab
 
 # %% ../../nbs/9_reproduction/03_tables.ipynb #1aebe357
 import re
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,20 @@ from promptrec.reproduction.rows import (
 )
 
 # %% ../../nbs/9_reproduction/03_tables.ipynb #fa002c4c
+@cache
+def _grid_runs(name: str) -> tuple[str, list[dict[str, Any]]]:
+    "The preset at which the runs of a grid are compared, and their parameters but preset and seed."
+    preset = "quick" if name in QUICK_GRIDS else "paper"
+    runs = runs_of(name, preset)
+    return preset, [{k: r[k] for k in r if k not in ("preset", "seed")} for r in runs]
+
+
 def find_in_grid(given: dict[str, Any], grid: str = "quick") -> dict[str, str]:
     """Where GRID has a run, `grid` before others: its `table`, the `preset` of that, and the
     `shard` that is this run alone; nothing where none has it.
     """
     for name in (grid, *GRID):
-        preset = "quick" if name in QUICK_GRIDS else "paper"
-        runs = [{k: r[k] for k in r if k not in ("preset", "seed")} for r in runs_of(name, preset)]
+        preset, runs = _grid_runs(name)
         if given in runs:
             return {"table": name, "preset": preset, "shard": f"{runs.index(given)}/{len(runs)}"}
     return {}
